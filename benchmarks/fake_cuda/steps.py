@@ -24,6 +24,7 @@ from ldarnet.data.windows import Locations
 from ldarnet.finetuning.batches import Epoch
 from ldarnet.finetuning.display import FinetuneProgress
 from ldarnet.finetuning.fold import FoldTraining
+from ldarnet.finetuning.targets import ClassTargets
 from ldarnet.model import LDARNetForMaskedLM, LDARNetForSequenceClassification
 from ldarnet.pretraining import loop as pretraining
 from ldarnet.pretraining.callbacks.base import Callback
@@ -298,6 +299,7 @@ def finetune(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
         network=network,
         autocast=True,
         folder=lambda fold: folder,
+        fitted_targets=lambda fold: ClassTargets(["0", "1"]),
     )
     context: Any = SimpleNamespace(
         world=OneRank.alone(DEVICE),

@@ -103,7 +103,7 @@ def _resample(result: TaskResults, folds: list[int]) -> tuple[bytes, np.ndarray]
         found.append(predictions)
         _check_same_rows(selected[0], found[0].rows, fold, predictions.rows)
     outputs = [one.predicted if one.probabilities is None else one.probabilities for one in found]
-    return found[0].rows, bootstrap(found[0].labels, outputs, result.task.metric)
+    return found[0].rows, bootstrap(found[0].labels, outputs, result.task.metric, rows_N=found[0].row_of)
 
 
 def _check_same_rows(first: FoldScores, rows: bytes, other: FoldScores, other_rows: bytes) -> None:

@@ -19,7 +19,7 @@ from ldarnet.printable import printable
 from ldarnet.tasks.metrics import metrics_of
 from ldarnet.tasks.registry import all_tasks
 
-_RUN_FIELDS = ("arm", "checkpoint_sha256", "mode", "metric", "folds", "seed", "data_fingerprint", "classes")
+_RUN_FIELDS = ("arm", "checkpoint_sha256", "mode", "metric", "folds", "seed", "data_fingerprint", "classes", "targets")
 """Fields that all folds of a run share, in addition to its settings."""
 
 

@@ -73,9 +73,9 @@ class TaskDataSection(Section):
     )
     bed: Path | None = Field(
         None,
-        description="With task_type=base_classification: BED file with names of sequences in column 1 and classes in "
-        "column 4; other bases have the class none. The other files are then FASTA without labels. On resume, its path "
-        "may change, but not its labels.",
+        description="With task_type=base_classification: BED file with names of sequences in column 1 (or contigs, if "
+        "sequences are named contig:start-end) and classes in column 4; other bases have the class none. The other "
+        "files are then FASTA without labels. On resume, its path may change, but not its labels.",
         json_schema_extra=MAY_CHANGE,
     )
     sequence_column: str | None = Field(None, description="Sequence column in your files; null to detect it.")

@@ -91,7 +91,7 @@ def draw_scatter(labels: np.ndarray, predictions: np.ndarray, targets: list[str]
     """Draw predictions against labels, one panel for each of the first `MAX_PANELS` targets.
 
     Args:
-        labels: (n, targets).
+        labels: (n, targets); rows without a label (NaN) are left out.
         predictions: (n, targets).
         targets: names of the targets.
         title: figure title.
@@ -100,11 +100,16 @@ def draw_scatter(labels: np.ndarray, predictions: np.ndarray, targets: list[str]
     names = targets[:MAX_PANELS]
     columns = min(len(names), PANELS_PER_ROW)
     rows = -(-len(names) // columns)
-    shown = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), MAX_DOTS)).astype(int))
     with png_figure(out, 4.2 * columns + 0.4, 4.0 * rows + 0.4) as figure:
         figure.suptitle(title)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes, name, x, y in zip(panels, names, labels.T, predictions.T, strict=False):
+        for axes, name, every_x, every_y in zip(panels, names, labels.T, predictions.T, strict=False):
+            known = np.flatnonzero(~np.isnan(every_x))
+            if not len(known):
+                axes.set_title(f"{figure_label(name)}, no labels")
+                continue
+            shown = np.unique(np.linspace(0, len(known) - 1, min(len(known), MAX_DOTS)).astype(int))
+            x, y = every_x[known], every_y[known]
             low, high = min(x.min(), y.min()), max(x.max(), y.max())
             axes.plot([low, high], [low, high], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.0)
             axes.scatter(x[shown], y[shown], s=8, color=STAGE_COLORS[0], alpha=0.4, linewidths=0)

@@ -88,7 +88,7 @@ class FinetuneJob:
             "source": data.source,
             "fingerprint": data.fingerprint,
             "task_type": data.task_type,
-            "classes": data.classes,
+            self.targets.names_key: data.classes,
             "rows": {
                 "train": len(data.train),
                 "valid": len(data.valid or []),

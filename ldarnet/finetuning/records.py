@@ -31,6 +31,9 @@ TaskType = Annotated[str, AfterValidator(_check_task_type)]
 """Key of `REGISTRIES`."""
 
 
+Names = Annotated[list[str], Field(min_length=1)]
+
+
 class Outcome(TypedDict):
     """The part of result.json that a sweep needs: scores, and which data and checkpoint were used."""
 
@@ -69,7 +72,8 @@ class FoldRecord(Outcome):
     metric: str
     settings: dict[str, Value]
     seed: int
-    classes: Annotated[list[str], Field(min_length=1)]
+    classes: NotRequired[Names]
+    targets: NotRequired[Names]
     rows: Rows
     best_epoch: int | None
     best_step: int | None
@@ -105,17 +109,19 @@ class DataRecord(TypedDict):
     task: NotRequired[str]
 
 
-def _check_metric(record: Any) -> Any:
+def _check_result(record: Any) -> Any:
     if "test" not in record:
         raise ValueError("test: field required")
+    if "classes" not in record and "targets" not in record:
+        raise ValueError("classes: field required")
     for split in ("valid", "test", "test_leak_free"):
         if record[split] and record["metric"] not in record[split]:
             raise ValueError(f"{split} has no {record['metric']}")
     return record
 
 
-RESULT = cast("type[FoldRecord]", Annotated[FoldRecord, AfterValidator(_check_metric)])
-"""`FoldRecord` whose scores contain its metric."""
+RESULT = cast("type[FoldRecord]", Annotated[FoldRecord, AfterValidator(_check_result)])
+"""`FoldRecord` that names its classes or targets, and whose scores contain its metric."""
 
 
 def scores_of(result: FoldRecord, split: Literal["valid", "test", "test_leak_free"]) -> Scores:
@@ -127,6 +133,11 @@ def scores_of(result: FoldRecord, split: Literal["valid", "test", "test_leak_fre
 def task_type_of(result: FoldRecord) -> str:
     """Type of the task; results of earlier versions are of classification tasks."""
     return result.get("task_type", CLASSIFICATION)
+
+
+def names_of(result: FoldRecord) -> list[str]:
+    """Names of the classes, or of the targets of a regression."""
+    return result.get("classes") or result.get("targets") or []
 
 
 def stages_of(result: FoldRecord) -> tuple[int, int]:

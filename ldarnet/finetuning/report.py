@@ -10,9 +10,10 @@ import numpy as np
 
 from ldarnet.errors import UserError
 from ldarnet.finetuning.display import number
-from ldarnet.finetuning.records import EpochLine, FoldRecord, scores_of, stages_of, task_type_of
+from ldarnet.finetuning.records import EpochLine, FoldRecord, names_of, scores_of, stages_of, task_type_of
 from ldarnet.finetuning.results import RESULT_HINT, read_result
 from ldarnet.finetuning.summary import summary_of
+from ldarnet.finetuning.targets import TARGETS
 from ldarnet.interpret.figures import FAINT, short_number, styled_figure
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
@@ -21,7 +22,7 @@ from ldarnet.printable import printable
 from ldarnet.report.page import NARROW, WIDE, as_svg, format_time, template
 from ldarnet.report.panels import COLORS, legend_above
 from ldarnet.report.run_record import read_flat_config
-from ldarnet.tasks.metrics import BASES, CLASSIFICATION, REGRESSION, metric_name, metrics_of
+from ldarnet.tasks.metrics import metric_name, metrics_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,12 +36,6 @@ MAX_FIGURE_BYTES = 2**24
 MAX_FOLDS_WITH_FIGURES = 10
 MAX_VALUE = 1e9
 CURVES_HINT = "delete the folder of the fold to train it again"
-NAMES = {CLASSIFICATION: "classes", REGRESSION: "targets", BASES: "classes of bases"}
-LOSSES = {
-    CLASSIFICATION: "validation loss (nats)",
-    REGRESSION: "validation loss (standardized MSE)",
-    BASES: "validation loss (nats)",
-}
 INTERVALS = {
     True: "In brackets: 95% interval over the {split} rows of the fold (bootstrap). ±: half-width of the 95% "
     "confidence interval over folds (Student's t).",
@@ -127,14 +122,14 @@ def _comparable(folder: Path, first: FoldRecord) -> list[FoldRecord]:
 
 
 def _facts(results: list[FoldRecord], summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    first, name = results[0], metric_name(summary["metric"])
+    first, name, names = results[0], metric_name(summary["metric"]), names_of(results[0])
     rows, interval = first["rows"], summary["interval"]
     spread = f"± {interval:.4f} over folds" if interval is not None else f"{summary['split']} rows"
     facts = [
         (name, number(summary["mean"]), spread),
         ("folds", str(len(results)), f"of {first['folds']}"),
         ("rows", f"{rows['train']:,}", f"training; {rows['valid']:,} validation, {rows['test']:,} test"),
-        (NAMES[task_type_of(first)], str(len(first["classes"])), ", ".join(map(printable, first["classes"][:4]))),
+        (TARGETS[task_type_of(first)].names_key, str(len(names)), ", ".join(map(printable, names[:4]))),
     ]
     if (free := summary["leak_free"]) is not None:
         facts.insert(1, (f"leak-free {name}", number(free["mean"]), f"{free['rows']:,} test rows"))
@@ -171,7 +166,7 @@ def _curves(folder: Path, results: list[FoldRecord], metric: str) -> dict[str, A
             for axes, key in zip(panels, ("loss", metric), strict=True):
                 values = np.array([_value(line.get(key), path, key) for line in lines])
                 axes.plot(epochs, values, color=color, marker="o", markersize=3, label=f"fold {fold}")
-        labels = (LOSSES[task_type_of(results[0])], f"validation {metric_name(metric)}")
+        labels = (f"validation {TARGETS[task_type_of(results[0])].loss_name}", f"validation {metric_name(metric)}")
         for axes, label in zip(panels, labels, strict=True):
             _style(axes, "epoch", label)
             axes.xaxis.get_major_locator().set_params(integer=True)

@@ -102,7 +102,7 @@ def _result(
         "seed": config.run.seed,
         "data_fingerprint": job.data.fingerprint,
         "task_type": job.data.task_type,
-        "classes": job.data.classes,
+        targets.names_key: job.data.classes,
         "rows": {
             "train": len(train),
             "valid": len(valid),

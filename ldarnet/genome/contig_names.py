@@ -1,10 +1,14 @@
-"""Read tables that map contig names, such as those of UCSC to those of Ensembl."""
+"""Contig names: tables that map them, such as those of UCSC to those of Ensembl, and names with coordinates."""
 
+import re
 from pathlib import Path
 
 from ldarnet.errors import UserError
+from ldarnet.genome.bed import is_position
 from ldarnet.genome.sources import text_lines
 from ldarnet.printable import printable
+
+_PLACED = re.compile(r"(.+):([0-9]+)-([0-9]+)")
 
 
 def read_contig_names(path: Path, columns: str) -> dict[str, str]:
@@ -36,3 +40,16 @@ def read_contig_names(path: Path, columns: str) -> dict[str, str]:
     if not names:
         raise UserError(f"{path}: no contig names; write one line per contig: {columns}")
     return names
+
+
+def place_of(name: str, length: int) -> tuple[str, int]:
+    """Contig and start of a sequence named as by `samtools faidx`, `contig:start-end` with positions from 1.
+
+    The name itself and 0 if it is not of this form, or if its range does not have `length` bases.
+    """
+    match = _PLACED.fullmatch(name)
+    if match and all(map(is_position, match.groups()[1:])):
+        start, end = int(match[2]) - 1, int(match[3])
+        if start >= 0 and end - start == length:
+            return match[1], start
+    return name, 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,10 @@ import numpy as np
 
 from ldarnet import alphabet
 from ldarnet.errors import UserError
-from ldarnet.genome.bed import is_position
+from ldarnet.genome.contig_names import place_of
 from ldarnet.genome.fasta import read_fasta
 from ldarnet.genome.sources import Header
 from ldarnet.printable import printable
-
-_PLACED = re.compile(r"(.+):([0-9]+)-([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ class Genome:
         self.path = path
         rename, records, found = rename or {}, list[GenomeRecord](), False
         for number, (header, length, digest) in enumerate(_summaries(path)):
-            contig, start = (header.name, 0) if header.name in rename else _place(header.name, length)
+            contig, start = (header.name, 0) if header.name in rename else place_of(header.name, length)
             found |= contig in rename
             records.append(GenomeRecord(number, rename.get(contig, contig), start, start + length, digest))
         if rename and not found:
@@ -129,13 +126,3 @@ def _summaries(path: Path) -> Iterator[tuple[Header, int, str]]:
         header, length, digest = item, 0, hashlib.sha256()
     assert header is not None
     yield header, length, digest.hexdigest()
-
-
-def _place(name: str, length: int) -> tuple[str, int]:
-    """Contig and start of a record: those in its name, or the name itself and 0."""
-    match = _PLACED.fullmatch(name)
-    if match and all(map(is_position, match.groups()[1:])):
-        start, end = int(match[2]) - 1, int(match[3])
-        if start >= 0 and end - start == length:
-            return match[1], start
-    return name, 0

@@ -1,7 +1,7 @@
 """Sequences and labels of a task: its training, validation and test splits."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,9 @@ OWN = "own"
 GENERIC_NAMES = ("train", "training", "data", "dataset")
 """Names of files, without suffixes, that do not name a task."""
 
+ReadLabels = Callable[[str, Records, list[str]], tuple[np.ndarray, list[str]]]
+"""Converts the labels of a split, given its name, rows and cleaned sequences; also returns notes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -36,8 +39,8 @@ class Examples:
     Attributes:
         names: n unique names.
         sequences: n upper-case sequences of A, C, G, T and N.
-        labels: (n,) int64 class indices; in regression, (n, targets) float64; of bases, (n,) objects,
-            bytes (L,) with class indices each.
+        labels: (n,) int64 class indices; in regression, (n, targets) float64, NaN where missing; of bases, (n,)
+            objects, bytes (L,) with class indices each.
     """
 
     names: list[str]
@@ -175,7 +178,8 @@ def _open_published(
     notes += [*found.notes, *_compare_rows(task, found.splits)]
     if task.leakage:
         notes.append(f"known leakage in {task.key}: {task.leakage}")
-    return _build(task.name, task.suite, list(task.classes), found.splits, source, notes, task.key)
+    read_labels = _class_labels(list(task.classes), task.key, numbers=True)
+    return _build(task.name, task.suite, list(task.classes), found.splits, read_labels, source=source, notes=notes)
 
 
 def own_name(train: Path) -> str:
@@ -197,15 +201,31 @@ def _open_own(
     splits = {split: read(path) for split, path in paths.items()}
     source = f"user-provided data: {', '.join(map(str, paths.values()))}"
     name = name or own_name(paths["train"])
+    if bed is not None:
+        source += f", {bed}"
+    classes, read_labels, notes = _own_labels(splits, task_type, bed)
+    return _build(name, OWN, classes, splits, read_labels, source=source, notes=notes, task_type=task_type)
+
+
+def _own_labels(
+    splits: dict[str, Records], task_type: str, bed: Path | None
+) -> tuple[list[str], ReadLabels, list[str]]:
+    """Names of the classes or targets of user-provided data, the reader of their labels, and notes."""
+    train = splits["train"]
     if task_type == REGRESSION:
-        return _build_regression(name, splits, source)
+        targets = find_targets(train)
+        return targets, _values(targets, train.path), []
+    if bed is not None:
+        classes, labels, notes = labels_from_bed(bed, splits)
+        return classes, lambda split, records, sequences: (labels[split], []), notes
     if task_type == BASES:
-        return _build_bases(name, splits, source, bed)
-    classes = find_classes(splits["train"])
+        classes = find_base_classes(train)
+        return classes, lambda split, records, sequences: (read_base_labels(records, sequences, classes), []), []
+    classes = find_classes(train)
     numbers = [str(number) for number in range(len(classes))]
     named = ", ".join(f"{name}={number}" for number, name in enumerate(classes[:20]))
     notes = [f"class indices: {named}"] if classes != numbers else []
-    return _build(name, OWN, classes, splits, source, notes, str(paths["train"]))
+    return classes, _class_labels(classes, str(train.path), numbers=False), notes
 
 
 def _build(
@@ -213,70 +233,56 @@ def _build(
     suite: str,
     classes: list[str],
     splits: dict[str, Records],
+    read_labels: ReadLabels,
+    *,
     source: str,
     notes: list[str],
-    known_from: str,
+    task_type: str = CLASSIFICATION,
 ) -> TaskData:
     examples, ambiguous = {}, 0
     for split, records in splits.items():
         sequences, replaced = clean_sequences(records)
-        labels = number_labels(records, classes, known_from, numbers=suite != OWN)
+        labels, found = read_labels(split, records, sequences)
         examples[split] = Examples(unique_names(records), sequences, labels)
         ambiguous += replaced
-        notes += _mostly_n(split, sequences)
-        present = np.bincount(labels, minlength=len(classes))
-        if missing := [kind for kind, count in zip(classes, present, strict=True) if not count]:
-            if split == "train" and len(classes) - len(missing) < 2:
-                raise UserError(
-                    f"{records.path}: all training rows have the same class; add rows of class {missing[0]!r}, "
-                    "because a classifier needs at least two classes"
-                )
-            others = f" and {format_count(len(missing) - 1, 'other')}" if missing[1:] else ""
-            notes.append(f"no {split} rows of class {missing[0]!r}{others}")
+        notes += [*_mostly_n(split, sequences), *found]
     notes += [*ambiguity(ambiguous), *_duplicates(examples)]
     train, valid, test = (examples.get(split) for split in ("train", "valid", "test"))
     assert train is not None
-    return TaskData(name, suite, classes, train, test, valid, source, notes)
+    return TaskData(name, suite, classes, train, test, valid, source, notes, task_type)
 
 
-def _build_regression(name: str, splits: dict[str, Records], source: str) -> TaskData:
-    targets = find_targets(splits["train"])
-    examples, notes, ambiguous = {}, list[str](), 0
-    for split, records in splits.items():
+def _class_labels(classes: list[str], known_from: str, numbers: bool) -> ReadLabels:
+    def read(split: str, records: Records, sequences: list[str]) -> tuple[np.ndarray, list[str]]:
+        del sequences
+        labels = number_labels(records, classes, known_from, numbers=numbers)
+        present = np.bincount(labels, minlength=len(classes))
+        missing = [kind for kind, count in zip(classes, present, strict=True) if not count]
+        if not missing:
+            return labels, []
+        if split == "train" and len(classes) - len(missing) < 2:
+            raise UserError(
+                f"{records.path}: all training rows have the same class; add rows of class {missing[0]!r}, "
+                "because a classifier needs at least two classes"
+            )
+        others = f" and {format_count(len(missing) - 1, 'other')}" if missing[1:] else ""
+        return labels, [f"no {split} rows of class {missing[0]!r}{others}"]
+
+    return read
+
+
+def _values(targets: list[str], train: Path) -> ReadLabels:
+    def read(split: str, records: Records, sequences: list[str]) -> tuple[np.ndarray, list[str]]:
+        del split, sequences
         found = find_targets(records)
         if len(found) != len(targets) or (found != targets and len(targets) > 1):
             raise UserError(
                 f"{records.path}: the label columns are {', '.join(map(repr, found))}, but "
-                f"{', '.join(map(repr, targets))} in {splits['train'].path}; set data.label_column"
+                f"{', '.join(map(repr, targets))} in {train}; set data.label_column"
             )
-        sequences, replaced = clean_sequences(records)
-        examples[split] = Examples(unique_names(records), sequences, read_values(records, targets))
-        ambiguous += replaced
-        notes += _mostly_n(split, sequences)
-    notes += [*ambiguity(ambiguous), *_duplicates(examples)]
-    train, valid, test = (examples.get(split) for split in ("train", "valid", "test"))
-    assert train is not None
-    return TaskData(name, OWN, targets, train, test, valid, source, notes, REGRESSION)
+        return read_values(records, targets), []
 
-
-def _build_bases(name: str, splits: dict[str, Records], source: str, bed: Path | None) -> TaskData:
-    labels, notes = dict[str, np.ndarray](), list[str]()
-    if bed is None:
-        classes = find_base_classes(splits["train"])
-    else:
-        classes, labels, notes = labels_from_bed(bed, splits)
-        source += f", {bed}"
-    examples, ambiguous = {}, 0
-    for split, records in splits.items():
-        sequences, replaced = clean_sequences(records)
-        of_split = read_base_labels(records, sequences, classes) if bed is None else labels[split]
-        examples[split] = Examples(unique_names(records), sequences, of_split)
-        ambiguous += replaced
-        notes += _mostly_n(split, sequences)
-    notes += [*ambiguity(ambiguous), *_duplicates(examples)]
-    train, valid, test = (examples.get(split) for split in ("train", "valid", "test"))
-    assert train is not None
-    return TaskData(name, OWN, classes, train, test, valid, source, notes, BASES)
+    return read
 
 
 def _mostly_n(split: str, sequences: list[str]) -> list[str]:
@@ -309,5 +315,7 @@ def _label_keys(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     parts = list(labels.values())
     if parts[0].ndim == 1:
         return labels
-    keys = np.unique(np.concatenate(parts), axis=0, return_inverse=True)[1].ravel()
+    values = np.concatenate(parts)
+    values[np.isnan(values)] = np.inf  # unlike NaN, equal to itself
+    keys = np.unique(values, axis=0, return_inverse=True)[1].ravel()
     return dict(zip(labels, np.split(keys, np.cumsum(list(map(len, parts)))[:-1]), strict=True))

@@ -1,7 +1,11 @@
 """Metrics of regression: correlations and coefficient of determination, averaged over targets.
 
+Missing labels are NaN; a metric of a target is over the rows with a label.
+
 Shapes: n rows, T targets, R resamples.
 """
+
+import math
 
 import numpy as np
 
@@ -11,9 +15,7 @@ def pearson(labels: np.ndarray, predictions: np.ndarray) -> float | None:
 
     None if the labels of a target are all equal; 0 for a target whose predictions are all equal.
     """
-    if _constant(labels).any():
-        return None
-    return float(np.mean(_correlations(labels, predictions)))
+    return _defined(weighted_pearson(labels, predictions, np.ones((1, len(labels)))))
 
 
 def spearman(labels: np.ndarray, predictions: np.ndarray) -> float | None:
@@ -22,7 +24,8 @@ def spearman(labels: np.ndarray, predictions: np.ndarray) -> float | None:
 
     if not np.isfinite(predictions).all():
         return None
-    return pearson(rankdata(labels, axis=0), rankdata(predictions, axis=0))
+    known = np.where(np.isnan(labels), np.nan, predictions)
+    return pearson(*(rankdata(values, axis=0, nan_policy="omit") for values in (labels, known)))
 
 
 def r2(labels: np.ndarray, predictions: np.ndarray) -> float | None:
@@ -30,22 +33,20 @@ def r2(labels: np.ndarray, predictions: np.ndarray) -> float | None:
 
     None if the labels of a target are all equal.
     """
-    if _constant(labels).any():
-        return None
-    residual_T = np.square(labels - predictions).sum(axis=0)
-    return float(np.mean(1 - residual_T / np.square(labels - labels.mean(axis=0)).sum(axis=0)))
+    return _defined(weighted_r2(labels, predictions, np.ones((1, len(labels)))))
 
 
 def weighted_pearson(labels: np.ndarray, predictions: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
-    """`pearson` on each resample, (R,); NaN where a target has equal labels.
+    """`pearson` on each resample, (R,); NaN where a target has equal labels or none.
 
     Args:
         labels: (n, T).
         predictions: (n, T).
         weights_RN: how often each row occurs in each resample, (R, n).
     """
-    x, y = labels - labels.mean(axis=0), predictions - predictions.mean(axis=0)
-    rows = weights_RN.sum(axis=1, keepdims=True)
+    known = ~np.isnan(labels)
+    x, y = _centered(labels, known), _centered(predictions, known)
+    rows = np.maximum(weights_RN @ known, 1)
     mean_x, mean_y = weights_RN @ x / rows, weights_RN @ y / rows
     covariance = weights_RN @ (x * y) / rows - mean_x * mean_y
     var_x, var_y = (weights_RN @ z**2 / rows - mean**2 for z, mean in ((x, mean_x), (y, mean_y)))
@@ -55,17 +56,19 @@ def weighted_pearson(labels: np.ndarray, predictions: np.ndarray, weights_RN: np
 
 
 def weighted_r2(labels: np.ndarray, predictions: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
-    """`r2` on each resample, (R,); NaN where a target has equal labels. Arguments as in `weighted_pearson`."""
-    x = labels - labels.mean(axis=0)
-    rows = weights_RN.sum(axis=1, keepdims=True)
+    """`r2` on each resample, (R,); NaN where a target has equal labels or none. Arguments as in `weighted_pearson`."""
+    known = ~np.isnan(labels)
+    x, rows = _centered(labels, known), np.maximum(weights_RN @ known, 1)
     total = weights_RN @ x**2 / rows - np.square(weights_RN @ x / rows)
-    residual = weights_RN @ np.square(labels - predictions) / rows
+    residual = weights_RN @ np.square(np.where(known, labels - predictions, 0)) / rows
     ratio = np.divide(residual, total, out=np.full_like(total, np.nan), where=_varies(total, x))
     return (1 - ratio).mean(axis=1)
 
 
-def _constant(values: np.ndarray) -> np.ndarray:
-    return np.ptp(values, axis=0) == 0
+def _centered(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Values minus the mean of the known ones; 0 where unknown."""
+    mean = values.sum(axis=0, where=known) / np.maximum(known.sum(axis=0), 1)
+    return np.where(known, values - mean, 0)
 
 
 def _varies(variances: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -73,9 +76,5 @@ def _varies(variances: np.ndarray, values: np.ndarray) -> np.ndarray:
     return variances > 1e-12 * np.square(values).mean(axis=0)
 
 
-def _correlations(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each target, (T,); 0 if its predictions are all equal."""
-    x, y = labels - labels.mean(axis=0), predictions - predictions.mean(axis=0)
-    scale = np.sqrt(np.square(x).sum(axis=0) * np.square(y).sum(axis=0))
-    usable = ~_constant(predictions) & (scale > 0)
-    return np.divide((x * y).sum(axis=0), scale, out=np.zeros_like(scale), where=usable)
+def _defined(values: np.ndarray) -> float | None:
+    return None if math.isnan(values[0]) else float(values[0])

@@ -19,7 +19,13 @@ Predictions = Sequence[np.ndarray] | np.ndarray
 """For each of K models: predicted class indices (N,), or class probabilities (N, C)."""
 
 
-def bootstrap(labels_N: np.ndarray, predictions: Predictions, metric: str, seed: int = 0) -> np.ndarray:
+def bootstrap(
+    labels_N: np.ndarray,
+    predictions: Predictions,
+    metric: str,
+    seed: int = 0,
+    rows_N: np.ndarray | None = None,
+) -> np.ndarray:
     """Draw 2,000 bootstrap resamples of the rows, and compute the mean metric over K models on each of them.
 
     A resample uses the same rows for all models, and for all calls with the same labels and seed (paired bootstrap).
@@ -30,61 +36,44 @@ def bootstrap(labels_N: np.ndarray, predictions: Predictions, metric: str, seed:
         predictions: predictions of each model; predicted classes suffice for metrics with `from_confusion`.
         metric: a metric with `from_confusion` or `from_weights`.
         seed: seed of the resamples.
+        rows_N: row of each label, from 0, if a row has several labels, which are resampled together; the metric must
+            have `from_confusion`.
 
     Returns:
         The mean metric on each resample, (R,); NaN where it is undefined.
     """
     found = find_metric(metric)
     assert found is not None
-    mean = _mean_over_models(found, labels_N, predictions)
-    return np.concatenate([mean(weights_RN) for weights_RN in resamples(len(labels_N), seed)])
+    mean = _mean_over_models(found, labels_N, predictions, rows_N)
+    return np.concatenate([mean(weights_RN) for weights_RN in resamples(_count(labels_N, rows_N), seed)])
 
 
 def row_intervals(
-    labels_N: np.ndarray, probabilities_NC: np.ndarray, task_type: str = CLASSIFICATION
+    labels_N: np.ndarray,
+    probabilities_NC: np.ndarray,
+    task_type: str = CLASSIFICATION,
+    rows_N: np.ndarray | None = None,
 ) -> dict[str, list[float] | None]:
     """95% confidence interval (bootstrap percentiles) of every metric that can be resampled.
 
     Resamples in which a metric is undefined are skipped. The interval is None if all values are undefined or equal: a
     model that predicts one class for every row has an MCC of 0 in every resample, and 0 to 0 would look precise.
-    In regression, labels and predictions are (N, T).
+    In regression, labels and predictions are (N, T). `rows_N` is as in `bootstrap`.
     """
     means = {
-        name: _mean_over_models(metric, labels_N, [probabilities_NC])
+        name: _mean_over_models(metric, labels_N, [probabilities_NC], rows_N)
         for name, metric in metrics_of(task_type).items()
-        if metric.resampled
+        if (metric.resampled if rows_N is None else metric.from_confusion)
     }
     values: dict[str, list[np.ndarray]] = {name: [] for name in means}
-    for weights_RN in resamples(len(labels_N)):
+    for weights_RN in resamples(_count(labels_N, rows_N)):
         for name, mean in means.items():
             values[name].append(mean(weights_RN))
     return {name: _percentiles(np.concatenate(found)) for name, found in values.items()}
 
 
-def grouped_intervals(
-    labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, count: int, classes: int, task_type: str
-) -> dict[str, list[float] | None]:
-    """`row_intervals` for rows with several labels each, which are resampled together.
-
-    Only metrics with `from_confusion` have intervals.
-
-    Args:
-        labels: class index of each label.
-        predicted: predicted class index of each label.
-        groups: row of each label.
-        count: number of rows, N.
-        classes: number of classes, C.
-        task_type: type of the task.
-    """
-    cell = (groups * classes + labels) * classes + predicted
-    counts = np.bincount(cell, minlength=count * classes**2).reshape(count, -1).astype(np.float64)
-    metrics = {name: one.from_confusion for name, one in metrics_of(task_type).items() if one.from_confusion}
-    values: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
-    for weights_RN in resamples(count):
-        counts_RCC = (weights_RN @ counts).reshape(-1, classes, classes)
-        for name, from_confusion in metrics.items():
-            values[name].append(from_confusion(counts_RCC[counts_RCC.any(axis=(1, 2))]))
-    return {name: _percentiles(np.concatenate(found)) for name, found in values.items()}
+def _count(labels_N: np.ndarray, rows_N: np.ndarray | None) -> int:
+    return len(labels_N) if rows_N is None else int(rows_N.max()) + 1
 
 
 def resamples(rows: int, seed: int = 0) -> Iterator[np.ndarray]:
@@ -102,25 +91,32 @@ def _percentiles(values: np.ndarray) -> list[float] | None:
 
 
 def _mean_over_models(
-    metric: Metric, labels_N: np.ndarray, predictions: Predictions
+    metric: Metric, labels_N: np.ndarray, predictions: Predictions, rows_N: np.ndarray | None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Function from the weights of resamples (R, N) to the mean metric over models (R,)."""
-    if (from_weights := metric.from_weights) is not None:
+    """Function from the weights of the rows in resamples (R, rows) to the mean metric over models (R,)."""
+    if rows_N is None and (from_weights := metric.from_weights) is not None:
         return lambda weights_RN: np.mean([from_weights(labels_N, one, weights_RN) for one in predictions], axis=0)
     assert metric.from_confusion is not None
     from_confusion = metric.from_confusion
     predicted_KN = [one.argmax(axis=1) if one.ndim == 2 else one for one in predictions]
     classes = int(max(labels_N.max(), *(one.max() for one in predicted_KN))) + 1
-    cells = sparse.hstack([_confusion_cells(labels_N, one, classes) for one in predicted_KN], format="csr")
+    rows_N = np.arange(len(labels_N)) if rows_N is None else rows_N
+    cells = sparse.hstack([_confusion_cells(labels_N, one, classes, rows_N) for one in predicted_KN], format="csr")
 
     def mean(weights_RN: np.ndarray) -> np.ndarray:
-        counts_KRCC = (weights_RN @ cells).reshape(len(weights_RN), -1, classes, classes).swapaxes(0, 1)
-        return np.mean([from_confusion(counts_RCC) for counts_RCC in counts_KRCC], axis=0)
+        counts_RKCC = (weights_RN @ cells).reshape(len(weights_RN), -1, classes, classes)
+        drawn_R = counts_RKCC.any(axis=(1, 2, 3))  # a resample may consist of rows without labels
+        found_R = np.full(len(weights_RN), np.nan)
+        found_R[drawn_R] = np.mean([from_confusion(one) for one in counts_RKCC[drawn_R].swapaxes(0, 1)], axis=0)
+        return found_R
 
     return mean
 
 
-def _confusion_cells(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> sparse.csr_array:
-    """For each row, the confusion matrix cell that counts it, one-hot encoded, (N, C * C)."""
+def _confusion_cells(
+    labels_N: np.ndarray, predicted_N: np.ndarray, classes: int, rows_N: np.ndarray
+) -> sparse.csr_array:
+    """For each row, how many of its labels each cell of the confusion matrix counts, (rows, C * C)."""
     cell = labels_N.astype(np.int64) * classes + predicted_N
-    return sparse.csr_array((np.ones(len(cell)), (np.arange(len(cell)), cell)), shape=(len(cell), classes**2))
+    shape = (int(rows_N.max()) + 1, classes**2)
+    return sparse.csr_array(sparse.coo_array((np.ones(len(cell)), (rows_N, cell)), shape=shape))

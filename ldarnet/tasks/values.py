@@ -1,4 +1,4 @@
-"""Labels of regression: one or several numbers per row."""
+"""Labels of regression: one or several numbers per row. With several, some may be missing."""
 
 import re
 
@@ -23,10 +23,10 @@ def read_values(records: Records, targets: list[str]) -> np.ndarray:
     """Convert the labels of n rows to numbers.
 
     Returns:
-        Values, (n, targets) float64.
+        Values, (n, targets) float64; NaN where a value is missing.
 
     Raises:
-        UserError: a value is missing, is not a finite number, or is too large.
+        UserError: all values of a row are missing, or a value is not a finite number or is too large.
     """
     values = np.empty((len(records), len(targets)))
     for row, label in enumerate(records.labels):
@@ -35,12 +35,16 @@ def read_values(records: Records, targets: list[str]) -> np.ndarray:
             text = given.strip()
             what = "label" if len(targets) == 1 else f"label {target!r}"
             if text in MISSING:
-                shown = f" ({text!r})" if text else ""
-                raise records.error(row, f"the {what} is missing{shown}; fill it in or remove the row")
+                values[row, column] = np.nan
+                continue
             if not _NUMBER.fullmatch(text):
                 hint = "write a decimal point instead of a comma" if "," in text else "write it as 1.5 or 1e-3"
                 raise records.error(row, f"the {what} {text[:60]!r} is not a number; {hint}")
             values[row, column] = float(text)
             if abs(values[row, column]) > MAX_MAGNITUDE:
                 raise records.error(row, f"the {what} {text[:60]!r} is larger than {MAX_MAGNITUDE:g}; rescale it")
+        if np.isnan(values[row]).all():
+            shown = f" ({label.strip()!r})" if len(targets) == 1 and label.strip() else ""
+            what = "label is" if len(targets) == 1 else "labels are all"
+            raise records.error(row, f"the {what} missing{shown}; fill it in or remove the row")
     return values

@@ -64,15 +64,21 @@ def test_wins_and_ranks() -> None:
     assert found == {"a": (2, pytest.approx(4.5 / 3)), "b": (2, pytest.approx(4.5 / 3)), "c": (0, 3.0)}
 
 
+def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Confusion matrix, (1, classes, classes)."""
+    cells = _confusion_cells(labels, predicted, classes, np.arange(len(labels)))
+    return cells.toarray().sum(axis=0).reshape(1, classes, classes)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_metrics_from_confusion_match_scikit_learn(classes: int) -> None:
     labels, predicted = np.random.default_rng(2).integers(0, classes, size=(2, 50))
-    counts = _confusion_cells(labels, predicted, classes).toarray().sum(axis=0).reshape(1, classes, classes)
+    counts = _confusion(labels, predicted, classes)
     found = {name: of(counts)[0] for name, metric in METRICS.items() if (of := metric.from_confusion) is not None}
     assert found["mcc"] == pytest.approx(matthews_corrcoef(labels, predicted))
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert found["f1"] == pytest.approx(f1_score(labels, predicted, average="weighted"))
-    constant = _confusion_cells(labels, 0 * labels, classes).toarray().sum(axis=0).reshape(1, classes, classes)
+    constant = _confusion(labels, 0 * labels, classes)
     of_mcc = METRICS["mcc"].from_confusion
     assert of_mcc is not None and of_mcc(constant)[0] == 0
 

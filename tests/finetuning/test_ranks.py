@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from tests.support.planted import lines, predictions, result, write_config
+from ldarnet.tasks.metrics import metrics_of
+from tests.support.planted import lines, predictions, result, write_config, write_labeled, write_values
 from tests.support.ranks import ROOT, WORKERS, Ranks
 
 PROGRAM = ROOT / "launch/finetune.py"
@@ -17,6 +18,12 @@ VARIANTS = {
     "probe": "training.mode=probe",
     "cnn": "model.baseline=cnn training.epochs=1",
 }
+BOTH_STRANDS = "folds.stratified=false evaluation.strands=2 training.reverse_complement=true"
+TYPES = {
+    "regression": f"task_type=regression {BOTH_STRANDS}",
+    "bases": f"task_type=base_classification {BOTH_STRANDS} training.accumulation=2",
+}
+"""Types of tasks other than classification."""
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +31,12 @@ def folder(tmp_path_factory):
     """Folder with each variant trained on one and on two ranks, as <ranks>/<variant>."""
     folder = tmp_path_factory.mktemp("ranks")
     config = write_config(folder, folds={"count": 4, "only": [1], "stratified": True}, evaluation={"batch": 7})
+    own = {}
+    for name, write in (("regression", write_values), ("bases", write_labeled)):
+        train, test = (write(folder / f"{name}-{rows}.csv", rows, seed=rows) for rows in (96, 40))
+        own[name] = f"{TYPES[name]} data.train={train} data.test={test}"
     for ranks in (1, 2):
-        runs = [f"{config} run.dir={folder}/{ranks}/{name} {override}" for name, override in VARIANTS.items()]
+        runs = [f"{config} run.dir={folder}/{ranks}/{name} {override}" for name, override in (VARIANTS | own).items()]
         Ranks(ranks, SCRIPT, runs).succeed()
     return folder
 
@@ -41,6 +52,18 @@ def test_two_ranks_equal_one(folder, variant):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-6)
     probabilities = [[float(row["p_yes"]) for row in predictions(run, 1)] for run in (one, two)]
     assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-4)
+    assert result(one, 1)["test"] == pytest.approx(result(two, 1)["test"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TYPES)
+def test_two_ranks_equal_one_for_every_type_of_task(folder, name):
+    one, two = folder / "1" / name, folder / "2" / name
+    assert len(lines(one, 1)) > 1
+    for ours, theirs in zip(lines(one, 1), lines(two, 1), strict=True):
+        assert ours["bases_per_chunk"] == pytest.approx(theirs["bases_per_chunk"], rel=1e-3)
+        for key in ("loss", "train_loss", *metrics_of(result(one, 1)["task_type"])):
+            assert ours[key] == (theirs[key] and pytest.approx(theirs[key], rel=2e-3, abs=1e-5))
     assert result(one, 1)["test"] == pytest.approx(result(two, 1)["test"], rel=1e-3)
 
 

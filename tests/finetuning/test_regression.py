@@ -1,8 +1,7 @@
 """Regression: one or several numbers per sequence."""
 
 import csv
-import os
-import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,6 @@ import torch
 
 from ldarnet.comparison.compare import find_results, write_comparison
 from ldarnet.errors import UserError
-from ldarnet.finetuning.batches import Epoch
-from ldarnet.finetuning.fold import FoldTraining
 from ldarnet.finetuning.folds import split
 from ldarnet.finetuning.predict import Classifier
 from ldarnet.finetuning.report import write_finetuning_report
@@ -21,25 +18,11 @@ from ldarnet.finetuning.targets import ValueTargets
 from ldarnet.runtime.distributed import World
 from ldarnet.tasks import open_task
 from ldarnet.tasks.metrics import scores
-from tests.support.planted import lines, predictions, read_config, result, run, write_config
+from tests.support.planted import lines, predictions, read_config, result, run, stop, write_config, write_values
 
+Command = Callable[..., tuple[int, str, str]]
 REGRESSION = ("task_type=regression", "folds.stratified=false", "folds.only=[0]")
 TRAINED = (*REGRESSION, "training.epochs=6", "evaluation.strands=2")
-
-
-def write_values(path: Path, rows: int, seed: int, titles: tuple[str, ...] = ("label",)) -> Path:
-    """Write a CSV file whose first value is 1000 + 100 * the GC fraction; further values have other units."""
-    rng = np.random.default_rng(seed)
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["name", "sequence", *titles])
-        for row in range(rows):
-            gc = rng.uniform(0.1, 0.9)
-            weights = [(1 - gc) / 2, gc / 2, gc / 2, (1 - gc) / 2]
-            bases = "".join(rng.choice(list("ACGT"), 48 + int(rng.integers(0, 9)), p=weights))
-            share = (bases.count("G") + bases.count("C")) / len(bases)
-            table.writerow([f"row{seed}-{row}", bases, *(1000 + 100 * share, -0.01 * share)[: len(titles)]])
-    return path
 
 
 def configured(folder: Path, titles: tuple[str, ...] = ("label",)) -> Path:
@@ -58,7 +41,7 @@ def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_network_learns_values_in_their_own_units(finished: Path) -> None:
     left, rows = result(finished), predictions(finished)
-    assert (left["task_type"], left["metric"], left["classes"]) == ("regression", "pearson", ["label"])
+    assert (left["task_type"], left["metric"], left["targets"]) == ("regression", "pearson", ["label"])
     assert list(rows[0]) == ["name", "label", "predicted", "leak_free"]
     labels, predicted = (np.array([[float(row[key])] for row in rows]) for key in ("label", "predicted"))
     found = scores(labels, predicted, "regression")
@@ -95,6 +78,14 @@ def test_predict_gives_the_values_of_the_run(finished: Path) -> None:
     assert table.read_text().splitlines()[0] == "name\tpredicted"
 
 
+def test_predict_names_the_regions_of_a_genome(ldarnet: Command, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "genome.fa").write_text(f">chr1\n{'ACGT' * 30}\n")
+    status, printed, _ = ldarnet("predict", finished, tmp_path / "genome.fa", "--region", "chr1:5-44")
+    assert status == 0 and printed.splitlines()[1].startswith("chr1:5-44\t")
+    status, _, errors = ldarnet("predict", finished, tmp_path / "genome.fa", "--region", "chr2:5-44")
+    assert status == 1 and "no contig chr2" in errors
+
+
 def test_the_report_shows_the_metrics_of_regression(finished: Path, tmp_path: Path) -> None:
     assert write_finetuning_report(finished, tmp_path / "report.html") == 1
     page = (tmp_path / "report.html").read_text()
@@ -125,20 +116,9 @@ def test_runs_are_compared_with_intervals(world: World, finished: Path, tmp_path
     assert "Pearson r" in (tmp_path / "compared/results.md").read_text()
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    world: World, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(world: World, finished: Path, tmp_path: Path) -> None:
     config = read_config(finished.parent / "config.yaml", *TRAINED, f"run.dir={tmp_path / 'stopped'}")
-    step, taken = FoldTraining._step, []
-
-    def stopping(training: FoldTraining, epoch: Epoch) -> None:
-        taken.append(step(training, epoch))
-        if len(taken) == 8:  # in the second epoch
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(FoldTraining, "_step", stopping)
-    assert finetune_on(world, config).signal == "SIGTERM"
-    monkeypatch.setattr(FoldTraining, "_step", step)
+    stop(world, config, after=8)  # in the second epoch
     assert finetune_on(world, config).finished
     assert lines(config.run.dir) == lines(finished)
     assert predictions(config.run.dir) == predictions(finished)
@@ -153,6 +133,54 @@ def test_finishing_moves_the_scale_into_the_head() -> None:
     targets.finish(network)
     after = network.head(x).detach().numpy()
     np.testing.assert_allclose(after, before * labels.std(0) + labels.mean(0), rtol=1e-5)
+
+
+def blank(path: Path, share: float) -> int:
+    """Remove a share of the values of `other` in a CSV file; return their number."""
+    rng = np.random.default_rng(3)
+    with path.open(newline="") as file:
+        title, *rows = list(csv.reader(file))
+    chosen = rng.random(len(rows)) < share
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(title)
+        table.writerows([*row[:-1], "NA"] if absent else row for row, absent in zip(rows, chosen, strict=True))
+    return int(chosen.sum())
+
+
+@pytest.mark.parametrize("arm", ["training.mode=full", "model.baseline=kmers", "training.mode=probe"])
+def test_missing_values_are_neither_learned_nor_scored(world: World, tmp_path: Path, arm: str) -> None:
+    path = configured(tmp_path, ("gc", "other"))
+    missing = [blank(tmp_path / f"{split}.csv", 0.4) for split in ("train", "test")]
+    quick = ("training.epochs=4",) if "full" in arm else ()
+    folder = run(world, path, *REGRESSION, arm, "data.label_column=[gc,other]", *quick)
+    left, rows = result(folder), predictions(folder)
+    assert sum(row["label_other"] == "NA" for row in rows) == missing[1] > 0
+    known = [row for row in rows if row["label_other"] != "NA"]
+    labels, predicted = (np.array([[float(row[key])] for row in known]) for key in ("label_other", "predicted_other"))
+    assert left["by_target"]["other"] == pytest.approx(scores(labels, predicted, "regression"), abs=1e-3)
+    assert left["by_target"]["other"]["pearson"] > 0.6
+    assert left["test"]["loss"] < 1 and left["intervals"]["pearson"] is not None
+    write_comparison({"one": find_results(folder), "two": find_results(folder)}, tmp_path / "compared")
+    assert "+0.000 to +0.000" in (tmp_path / "compared/results.md").read_text()
+    data = open_task(None, train=tmp_path / "train.csv", label_column=["gc", "other"], task_type="regression")
+    assert f", {missing[0]} missing)" in ValueTargets(data.classes).describe(data.train.labels)
+
+
+def test_the_loss_is_the_mean_over_the_values_that_are_not_missing() -> None:
+    targets = ValueTargets(["a", "b"]).fitted(np.array([[1.0, 10.0], [3.0, np.nan], [5.0, 30.0]]))
+    labels = targets.tensor(np.array([[1.0, 10.0], [5.0, np.nan]]))
+    outputs = torch.zeros(2, 2, requires_grad=True)
+    loss = targets.loss(outputs, labels) / targets.count(labels, np.array([0, 1]))
+    assert loss.item() == pytest.approx((1.5 + 1 + 1.5) / 3)  # standardized labels: -sqrt(1.5), -1, sqrt(1.5)
+    loss.backward()
+    assert outputs.grad is not None and outputs.grad[1, 1] == 0 and outputs.grad.isfinite().all()
+
+
+def test_rows_without_any_value_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("sequence,a,b\nACGT,0.5,\nACGT,,nan\n")
+    with pytest.raises(UserError, match=r"line 3: the labels are all missing; fill it in or remove the row"):
+        open_task(None, train=tmp_path / "train.csv", label_column=["a", "b"], task_type="regression")
 
 
 @pytest.mark.parametrize(

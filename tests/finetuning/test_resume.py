@@ -1,8 +1,6 @@
 """A fold that is stopped or killed and resumed equals an uninterrupted one."""
 
-import os
 import shutil
-import signal
 import threading
 import time
 
@@ -11,10 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from ldarnet.errors import UserError
-from ldarnet.finetuning.fold import FoldTraining
 from ldarnet.finetuning.run import finetune_on
 from ldarnet.runtime.run_dir import lock_run_dir
-from tests.support.planted import lines, predictions, read_config, result, write_config
+from tests.support.planted import lines, predictions, read_config, result, stop, write_config
 from tests.support.ranks import WORKERS, Ranks
 
 EPOCHS = 3
@@ -48,27 +45,15 @@ def assert_equal_runs(one, other):
 
 
 @pytest.fixture
-def stopped(world, config_file, tmp_path, monkeypatch):
+def stopped(world, config_file, tmp_path):
     """Train a fold, stop it after the given number of steps, and return its configuration."""
 
-    def stop(after):
+    def stopped_after(steps):
         config = read_config(config_file, f"run.dir={tmp_path / 'stopped'}")
-        step, taken = FoldTraining._step, []
-
-        def stopping(training, epoch):
-            taken.append(step(training, epoch))
-            if len(taken) == after:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(FoldTraining, "_step", stopping)
-            ended = finetune_on(world, config)
-        assert (ended.finished, ended.signal) == (False, "SIGTERM")
-        assert len(taken) == after
-        assert not (config.run.dir / "fold0/result.json").exists()
+        stop(world, config, steps)
         return config
 
-    return stop
+    return stopped_after
 
 
 @pytest.mark.parametrize("after", [1, STEPS - 1, STEPS, 2 * STEPS + 2])

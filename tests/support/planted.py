@@ -2,13 +2,18 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
 from ldarnet.config import FinetuneConfig, load_config
+from ldarnet.finetuning.batches import Epoch
+from ldarnet.finetuning.fold import FoldTraining
 from ldarnet.finetuning.run import finetune_on
 from ldarnet.runtime.distributed import World
 
@@ -39,6 +44,34 @@ def write_rows(
                 at = int(rng.integers(0, length - len(MOTIF)))
                 bases = bases[:at] + MOTIF + bases[at + len(MOTIF) :]
             table.writerow([f"row{seed}-{row}", bases, label])
+    return path
+
+
+def write_values(path: Path, rows: int, seed: int, titles: tuple[str, ...] = ("label",)) -> Path:
+    """Write a CSV file whose first value is 1000 + 100 * the GC fraction; further values have other units."""
+    rng = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["name", "sequence", *titles])
+        for row in range(rows):
+            gc = rng.uniform(0.1, 0.9)
+            weights = [(1 - gc) / 2, gc / 2, gc / 2, (1 - gc) / 2]
+            bases = "".join(rng.choice(list("ACGT"), 48 + int(rng.integers(0, 9)), p=weights))
+            share = (bases.count("G") + bases.count("C")) / len(bases)
+            table.writerow([f"row{seed}-{row}", bases, *(1000 + 100 * share, -0.01 * share)[: len(titles)]])
+    return path
+
+
+def write_labeled(path: Path, rows: int, seed: int) -> Path:
+    """Write a CSV file that labels the bases G and C as 1, the others as 0, and the first base as unknown."""
+    rng = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["name", "sequence", "label"])
+        for row in range(rows):
+            bases = "".join(rng.choice(list("ACGT"), 40 + int(rng.integers(0, 9))))
+            label = "".join("1" if base in "GC" else "0" for base in bases)
+            table.writerow([f"row{seed}-{row}", bases, "." + label[1:]])
     return path
 
 
@@ -78,6 +111,23 @@ def predictions(run: Path, fold: int = 0) -> list[dict[str, str]]:
     """Rows of predictions.tsv of a fold."""
     with (run / f"fold{fold}/predictions.tsv").open() as file:
         return list(csv.DictReader(file, delimiter="\t"))
+
+
+def stop(world: World, config: FinetuneConfig, after: int) -> None:
+    """Start a run, and stop it by SIGTERM after the given number of steps."""
+    step, taken = FoldTraining._step, []
+
+    def stopping(training: FoldTraining, epoch: Epoch) -> None:
+        taken.append(step(training, epoch))
+        if len(taken) == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FoldTraining, "_step", stopping)
+        ended = finetune_on(world, config)
+    assert (ended.finished, ended.signal) == (False, "SIGTERM")
+    assert len(taken) == after
+    assert not (config.run.dir / "fold0/result.json").exists()
 
 
 def run(world: World, path: Path, *overrides: str) -> Path:

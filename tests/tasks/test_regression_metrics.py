@@ -39,6 +39,30 @@ def test_values_on_resamples_equal_those_of_repeated_rows(name: str) -> None:
     assert bootstrap(LABELS, [PREDICTIONS], name)[:5] == pytest.approx(found)
 
 
+def test_metrics_of_a_target_are_over_its_known_labels() -> None:
+    labels = LABELS.copy()
+    labels[RNG.random(30) < 0.3, 1] = np.nan
+    known = ~np.isnan(labels[:, 1])
+    found = scores(labels, PREDICTIONS, REGRESSION)
+    for name, value in found.items():
+        alone = (
+            scores(labels[rows, column : column + 1], PREDICTIONS[rows, column : column + 1], REGRESSION)[name]
+            for column, rows in ((0, np.arange(30)), (1, np.flatnonzero(known)))
+        )
+        assert value == pytest.approx(np.mean(list(alone)))
+    weights = next(resamples(30))[:5]
+    for name in ("pearson", "r2"):
+        on_resamples = getattr(regression_metrics, f"weighted_{name}")(labels, PREDICTIONS, weights)
+        for value, counts in zip(on_resamples, weights, strict=True):
+            rows = np.repeat(np.arange(30), counts)
+            assert value == pytest.approx(scores(labels[rows], PREDICTIONS[rows], REGRESSION)[name])
+
+
+def test_a_target_without_labels_is_undefined() -> None:
+    labels = np.column_stack([LABELS[:, 0], np.full(30, np.nan)])
+    assert scores(labels, PREDICTIONS, REGRESSION) == {"pearson": None, "spearman": None, "r2": None}
+
+
 def test_intervals_contain_the_metrics() -> None:
     found, exact = row_intervals(LABELS, PREDICTIONS, REGRESSION), scores(LABELS, PREDICTIONS, REGRESSION)
     assert found.keys() == {"pearson", "r2"}

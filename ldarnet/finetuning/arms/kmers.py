@@ -1,4 +1,4 @@
-"""Baseline on 6-mer counts: logistic regression for classes, ridge regression for values."""
+"""Baseline on k-mers: logistic regression on counts for classes, ridge regression for values, k-mers around bases."""
 
 import time
 from collections.abc import Callable
@@ -8,19 +8,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 from scipy import sparse
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from ldarnet.alphabet import PAD, T, decode, encode, reverse_complement
 from ldarnet.finetuning.arms import BASELINE, Arm, Learner, register
+from ldarnet.finetuning.base_kmers import SETTINGS, BaseKmers
 from ldarnet.finetuning.evaluation import Outputs, best_by
 from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
 from ldarnet.finetuning.learning import log_fit, on_main
-from ldarnet.finetuning.targets import ValueTargets
+from ldarnet.finetuning.ridge import fit_ridge
+from ldarnet.finetuning.targets import BaseTargets, ValueTargets
 from ldarnet.runtime.tracking import Tracker
 from ldarnet.tasks.dataset import Examples
 from ldarnet.tasks.leakage import blocks
-from ldarnet.tasks.metrics import CLASSIFICATION, REGRESSION
+from ldarnet.tasks.metrics import BASES, CLASSIFICATION, REGRESSION
 
 Result = TypeVar("Result")
 
@@ -67,22 +69,26 @@ class KmerRidge:
     Attributes:
         strands: as in `KmerModel`.
         penalty: penalty on the squared weights (scikit-learn's alpha).
+        weight: (targets, features).
+        bias: (targets,).
     """
 
     strands: str
     penalty: float
     scaler: StandardScaler
-    regression: Ridge
+    weight: np.ndarray
+    bias: np.ndarray
 
     def values(self, sequences: list[str]) -> np.ndarray:
         """Predicted values, (n, targets) float64."""
         parts = [
-            self.regression.predict(self.scaler.transform(kmer_counts(sequences[begin:end], self.strands)))
+            self.scaler.transform(kmer_counts(sequences[begin:end], self.strands)) @ self.weight.T + self.bias
             for begin, end in blocks(sequences, BLOCK_BASES)
         ]
-        return np.concatenate(parts).reshape(len(sequences), -1)
+        return np.concatenate(parts)
 
 
+Model = KmerModel | KmerRidge | BaseKmers
 Fitted = tuple[KmerModel, dict[str, Any]]
 FittedRidge = tuple[KmerRidge, dict[str, Any]]
 
@@ -132,7 +138,7 @@ def fit_ridges(
     """Fit ridge regressions to standardized values (n, targets); selection and other arguments as in `fit_kmers`."""
 
     def one(strands: str, penalty: float, scaler: StandardScaler, features: Any) -> FittedRidge:
-        model = KmerRidge(strands, penalty, scaler, Ridge(alpha=penalty).fit(features, values))
+        model = KmerRidge(strands, penalty, scaler, *fit_ridge(features, values, penalty))
         return model, validate(model)
 
     def fits(strands: str) -> list[FittedRidge]:
@@ -206,14 +212,22 @@ def _learn(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
 
     targets = job.fitted_targets(fold)
 
-    def validate(model: KmerModel | KmerRidge) -> dict[str, Any]:
+    def validate(model: Model) -> dict[str, Any]:
         return targets.evaluate(_outputs(model, valid_ids, strands), valid.labels)
 
     def run(work: Callable[[], Result]) -> Result:
         return on_main(context, work)
 
-    model: KmerModel | KmerRidge
-    if isinstance(targets, ValueTargets):
+    model: Model
+    if isinstance(targets, BaseTargets):
+        ids, labels = [job.ids[row] for row in job.folds[fold][0]], targets.tensor(train.labels)
+
+        def fit_bases(k: int, pseudo_count: float) -> tuple[BaseKmers, dict[str, Any]]:
+            fitted = BaseKmers.fit(ids, labels, len(targets.names), k, pseudo_count)
+            return fitted, validate(fitted)
+
+        model, metrics = best_by(metric, [run(partial(fit_bases, *settings)) for settings in SETTINGS])
+    elif isinstance(targets, ValueTargets):
         values = targets.standardized(train.labels)
         model, metrics = fit_ridges(train.sequences, values, validate, metric, run)
     else:
@@ -223,21 +237,33 @@ def _learn(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
     return FoldResult(None, 1, line, [], line["seconds"], outputs)
 
 
-def _outputs(model: KmerModel | KmerRidge, ids: list[np.ndarray], strands: int) -> Outputs:
+def _outputs(model: Model, ids: list[np.ndarray], strands: int) -> Outputs:
     """Class log-probabilities or values of rows on the forward strand or, with `strands=2`, on both strands."""
+    if isinstance(model, BaseKmers):
+        return _base_outputs(model, ids, strands)
     both = [[decode(row) for row in strand] for strand in [ids, [reverse_complement(row) for row in ids]][:strands]]
     if isinstance(model, KmerRidge):
         return Outputs(np.stack([model.values(strand) for strand in both]).astype(np.float32), [])
-    probabilities = [model.probabilities(strand) for strand in both]
-    return Outputs(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float32), [])
+    return Outputs(_logs([model.probabilities(strand) for strand in both]), [])
+
+
+def _base_outputs(model: BaseKmers, ids: list[np.ndarray], strands: int) -> Outputs:
+    probabilities = [model.predict(ids)]
+    if strands == 2:  # the last base of the last row is the first base of its reverse complement
+        probabilities.append(model.predict([reverse_complement(row) for row in reversed(ids)])[::-1])
+    return Outputs(_logs(probabilities), [], list(map(len, ids)))
+
+
+def _logs(probabilities: list[np.ndarray]) -> np.ndarray:
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float32)
 
 
 register(
     Arm(
         option=BASELINE,
         name="kmers",
-        task_types=(CLASSIFICATION, REGRESSION),
-        description="logistic regression on 6-mer counts",
+        task_types=(CLASSIFICATION, REGRESSION, BASES),
+        description="regression on 6-mer counts, or class frequencies by k-mer for bases",
         learner=_learner,
         fit="no epochs",
         selection="penalty",

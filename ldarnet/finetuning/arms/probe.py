@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from ldarnet.finetuning.arms import MODE, Arm, Learner, register
@@ -20,6 +20,7 @@ from ldarnet.finetuning.classifier import build_classifier, pooler, tokenizer_of
 from ldarnet.finetuning.evaluation import Outputs, best_by, run_over
 from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
 from ldarnet.finetuning.learning import log_fit, on_main
+from ldarnet.finetuning.ridge import fit_ridge
 from ldarnet.finetuning.targets import ValueTargets
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.timers import StepTimers
@@ -128,9 +129,9 @@ def fit(job: FinetuneJob, fold: int, features: Outputs, run: Callable[[Callable[
 
     def one(strength: float) -> Fitted:
         if isinstance(targets, ValueTargets):
-            ridge = Ridge(alpha=1 / strength)
-            ridge.fit(scaler.transform(x), np.tile(targets.standardized(labels[train]), (strands, 1)))
-            probe = Probe(*_unscaled(ridge.coef_, ridge.intercept_, scaler), strength)
+            values = np.tile(targets.standardized(labels[train]), (strands, 1))
+            layer = _unscaled(*fit_ridge(scaler.transform(x), values, 1 / strength), scaler)
+            probe = Probe(layer[0].astype(np.float32), layer[1].astype(np.float32), strength)
         else:
             regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, random_state=config.run.seed)
             regression.fit(scaler.transform(x), np.tile(labels[train], strands))
@@ -141,19 +142,16 @@ def fit(job: FinetuneJob, fold: int, features: Outputs, run: Callable[[Callable[
     return best_by(config.evaluation.metric, [run(partial(one, strength)) for strength in strengths])
 
 
-def _unscaled(slopes: np.ndarray, offsets: np.ndarray | float, scaler: StandardScaler) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (T, D) and bias (T,), float32, of a regression on scaled features, for unscaled features."""
+def _unscaled(slopes: np.ndarray, offsets: np.ndarray, scaler: StandardScaler) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes (outputs, D) and offsets (outputs,) for unscaled features, from those for scaled features."""
     assert scaler.scale_ is not None and scaler.mean_ is not None
-    weight = np.atleast_2d(slopes) / scaler.scale_
-    bias = np.atleast_1d(offsets) - weight @ scaler.mean_
-    return weight.astype(np.float32), bias.astype(np.float32)
+    slopes = slopes / scaler.scale_
+    return slopes, offsets - slopes @ scaler.mean_
 
 
 def _as_layer(regression: LogisticRegression, scaler: StandardScaler, classes: int, strength: float) -> Probe:
     """Convert a regression on scaled features to a linear layer on unscaled features with one logit per class."""
-    assert scaler.scale_ is not None and scaler.mean_ is not None
-    slopes = regression.coef_ / scaler.scale_
-    offsets = regression.intercept_ - slopes @ scaler.mean_
+    slopes, offsets = _unscaled(regression.coef_, regression.intercept_, scaler)
     if len(slopes) == 1:  # scikit-learn has a single logit for two classes
         slopes, offsets = np.vstack([0 * slopes, slopes]), np.concatenate([[0.0], offsets])
     weight, bias = np.zeros((classes, slopes.shape[1])), np.full(classes, ABSENT_LOGIT)

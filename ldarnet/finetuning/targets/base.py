@@ -28,8 +28,11 @@ class Targets(ABC):
     """Value of `problem_type` in transformers."""
     undefined_for: ClassVar[str]
     """Rows for which some metrics are undefined."""
+    loss_name: ClassVar[str] = "loss (nats)"
+    """Title of the loss in figures."""
+    names_key: ClassVar[str] = "classes"
+    """Key of the names in result.json and data.json."""
     model_class: ClassVar[type[LDARNetClassifier]] = LDARNetForSequenceClassification
-
     per_base: ClassVar[bool] = False
     """Whether there is one output per base."""
 

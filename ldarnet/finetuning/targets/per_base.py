@@ -19,7 +19,7 @@ from ldarnet.io import run_files
 from ldarnet.model.classifiers import SINGLE_LABEL, LDARNetForTokenClassification
 from ldarnet.tasks.base_labels import UNLABELED, UNLABELED_CHARACTER
 from ldarnet.tasks.metrics import BASES, TOLERANCE, class_scores
-from ldarnet.tasks.resampling import grouped_intervals
+from ldarnet.tasks.resampling import row_intervals
 
 
 class BaseTargets(Targets):
@@ -99,9 +99,8 @@ class BaseTargets(Targets):
 
     def intervals(self, labels: np.ndarray, predictions: np.ndarray) -> dict[str, list[float] | None]:
         """95% intervals of the metrics that depend only on predicted classes; rows are resampled, not bases."""
-        groups = np.repeat(np.arange(len(labels)), list(map(len, labels)))[_flat(labels) != UNLABELED]
-        flat, probabilities = _labeled(labels, predictions)
-        return grouped_intervals(flat, probabilities.argmax(1), groups, len(labels), len(self.names), BASES)
+        rows = np.repeat(np.arange(len(labels)), list(map(len, labels)))[_flat(labels) != UNLABELED]
+        return row_intervals(*_labeled(labels, predictions), BASES, rows) if len(rows) else {}
 
     def finite(self, predictions: np.ndarray) -> np.ndarray:
         """Whether all predictions of a row are finite, (n,)."""
@@ -113,13 +112,21 @@ class BaseTargets(Targets):
         return {"by_class": {name: class_scores(flat, probabilities, label) for label, name in enumerate(self.names)}}
 
     def nothing_learned(self, predictions: np.ndarray, best: dict[str, Any]) -> str | None:
-        """Describe predictions of one class for all bases, or an MCC of at most 0."""
+        """Describe predictions that are no better than one class for all bases."""
+        mcc, auroc = best.get("mcc"), best.get("macro_auroc")
         predicted = np.unique(np.concatenate([one.argmax(1) for one in predictions]))
         if len(predicted) == 1:
-            return f"every base is predicted as {self.names[predicted[0]]!r}: nothing was learned"
-        if (mcc := best.get("mcc")) is not None and mcc <= TOLERANCE:
-            return f"validation MCC of the best epoch is {mcc:.4f}, no better than predicting one class"
-        return None
+            found = f"every base is predicted as {self.names[predicted[0]]!r}"
+        elif mcc is not None and mcc <= TOLERANCE:
+            found = f"validation MCC of the best epoch is {mcc:.4f}, no better than predicting one class"
+        else:
+            return None
+        if auroc is None or auroc <= 0.5:
+            return f"{found}: nothing was learned"
+        return (
+            f"{found}, though validation AUROC (macro) is {auroc:.2f} (0.5: random ranking); for rare classes, select "
+            "the epoch with evaluation.metric=macro_auprc"
+        )
 
     def draw(self, labels: np.ndarray, predictions: np.ndarray, title: str, folder: Path) -> str | None:
         """Draw the confusion matrix and the ROC curves of labeled bases."""
@@ -152,7 +159,20 @@ class BaseTargets(Targets):
     def _joined(self, labels: Any) -> str:
         """Classes of bases, one character each; separated by commas if names have several characters."""
         names = (UNLABELED_CHARACTER if label == UNLABELED else self.names[label] for label in labels)
-        return ("" if all(len(name) == 1 for name in self.names) else ",").join(names)
+        return ("" if self._one_character else ",").join(names)
+
+    @property
+    def _one_character(self) -> bool:
+        return all(len(name) == 1 for name in self.names)
+
+    def parsed(self, cell: str) -> list[int]:
+        """Class indices of a cell of the columns `label` or `predicted`; `UNLABELED` for bases without a label.
+
+        Raises:
+            KeyError: a class is unknown.
+        """
+        label_of = {UNLABELED_CHARACTER: UNLABELED} | {name: label for label, name in enumerate(self.names)}
+        return [label_of[name] for name in (cell if self._one_character else cell.split(","))]
 
     def describe(self, labels: np.ndarray) -> str:
         """Share of each class of the labeled bases."""

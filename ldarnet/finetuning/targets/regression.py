@@ -1,4 +1,4 @@
-"""One or several numbers per sequence.
+"""One or several numbers per sequence. With several, some may be missing: they are neither learned nor scored.
 
 Networks learn standardized values: each target minus its mean, divided by its standard deviation, over the training
 rows of the fold. The learning rate therefore does not depend on the units of the labels. `finish` moves the scale into
@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ldarnet.finetuning.evaluation import Outputs
 from ldarnet.finetuning.targets.base import Targets
@@ -19,11 +18,15 @@ from ldarnet.io import run_files
 from ldarnet.model.classifiers import REGRESSION as REGRESSION_PROBLEM
 from ldarnet.tasks.metrics import REGRESSION, scores
 
+MISSING_VALUE = "NA"
+"""Missing label in tables of predictions."""
+
 
 class ValueTargets(Targets):
-    """Values (n, T) float64. Predictions are values; the loss is the mean squared error of standardized values.
+    """Values (n, T) float64, NaN where missing. Predictions are values.
 
-    A loss of 1 is that of predicting the mean of the training rows, if validation rows have the same variance.
+    The loss is the mean squared error of standardized values: 1 is the loss of predicting the mean of the training
+    rows, if validation rows have the same variance.
 
     Attributes:
         mean: (T,) subtracted from the labels.
@@ -33,6 +36,8 @@ class ValueTargets(Targets):
     task_type = REGRESSION
     problem_type = REGRESSION_PROBLEM
     undefined_for = "rows with equal labels"
+    loss_name = "loss (standardized MSE)"
+    names_key = "targets"
 
     def __init__(self, names: list[str]) -> None:
         super().__init__(names)
@@ -41,7 +46,7 @@ class ValueTargets(Targets):
     def fitted(self, labels: np.ndarray) -> Self:
         """Targets with the mean and standard deviation of training rows."""
         found = type(self)(self.names)
-        found.mean, scale = labels.mean(axis=0), labels.std(axis=0)
+        found.mean, scale = np.nanmean(labels, axis=0), np.nanstd(labels, axis=0)
         found.scale = np.where(scale > 0, scale, 1.0)
         return found
 
@@ -55,18 +60,24 @@ class ValueTargets(Targets):
     def constant(self, labels: np.ndarray) -> tuple[str, str] | None:
         """The target whose values are all equal, if there is one."""
         for name, values in zip(self.names, labels.T, strict=True):
-            if np.ptp(values) == 0:
-                hint = "use fewer folds, provide rows with other values, or remove the label column"
-                return f"that all have {name!r} equal to {values[0]:g}", hint
+            known, hint = values[~np.isnan(values)], "use fewer folds, provide more values, or remove the label column"
+            if not len(known):
+                return f"without values of {name!r}", hint
+            if np.ptp(known) == 0:
+                return f"that all have {name!r} equal to {known[0]:g}", hint
         return None
 
     def tensor(self, labels: np.ndarray) -> Tensor:
         """Standardized labels, float32."""
         return torch.from_numpy(self.standardized(labels).astype(np.float32))
 
+    def count(self, labels: Tensor, rows: np.ndarray) -> int:
+        """Number of values that are not missing."""
+        return int(labels[rows].isfinite().sum())
+
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Sum over rows of the squared error, averaged over targets."""
-        return F.mse_loss(outputs, labels, reduction="sum") / len(self.names)
+        """Sum of the squared errors of the values that are not missing."""
+        return torch.where(labels.isnan(), 0.0, outputs - labels.nan_to_num()).square().sum()
 
     def predictions(self, outputs: Outputs) -> np.ndarray:
         """Values in the units of the labels, averaged over strands."""
@@ -74,7 +85,7 @@ class ValueTargets(Targets):
 
     def mean_loss(self, labels: np.ndarray, predictions: np.ndarray) -> float:
         """Mean squared error of standardized values, over rows and targets."""
-        return float(np.square((labels - predictions) / self.scale).mean())
+        return float(np.nanmean(np.square((labels - predictions) / self.scale)))
 
     def details(self, labels: np.ndarray, predictions: np.ndarray) -> dict[str, Any]:
         """`by_target`: the metrics of each target, if there are several."""
@@ -112,8 +123,8 @@ class ValueTargets(Targets):
         return ["label"] if len(self.names) == 1 else [f"label_{name}" for name in self.names]
 
     def label_cells(self, label: Any) -> list[str]:
-        """The values as in the file, up to formatting."""
-        return [repr(float(value)) for value in label]
+        """The values as in the file, up to formatting; `NA` where one is missing."""
+        return [MISSING_VALUE if np.isnan(value) else repr(float(value)) for value in label]
 
     def columns(self) -> list[str]:
         """`predicted`, or `predicted_<target>` for several targets."""
@@ -124,6 +135,10 @@ class ValueTargets(Targets):
         return [f"{value:.8g}" for value in prediction]
 
     def describe(self, labels: np.ndarray) -> str:
-        """Mean and standard deviation of each target."""
-        columns = zip(self.names, labels.mean(axis=0), labels.std(axis=0), strict=True)
-        return "targets  " + ", ".join(f"{name} {mean:.4g} (SD {deviation:.4g})" for name, mean, deviation in columns)
+        """Mean and standard deviation of each target, and the number of its missing values."""
+        parts = []
+        for name, values in zip(self.names, labels.T, strict=True):
+            absent = int(np.isnan(values).sum())
+            note = f", {absent:,} missing" if absent else ""
+            parts.append(f"{name} {np.nanmean(values):.4g} (SD {np.nanstd(values):.4g}{note})")
+        return f"targets  {', '.join(parts)}"
