@@ -122,6 +122,15 @@ class Sandbox:
         (folder / "my.csv").write_text(f"sequence,label\n{rows}")
         for name in ("my_train.tsv", "my_valid.tsv", "my_test.tsv"):
             (folder / name).write_text(f"sequence\tlabel\n{rows}".replace(",", "\t"))
+        values = (f"{bases(48)},{value},{value % 7 or 'NA'}\n" for value in range(60))
+        (folder / "activity.csv").write_text(f"sequence,promoter,enhancer\n{''.join(values)}")
+        genome, starts = bases(6000), range(0, 6000, 100)
+        (folder / "genome.fa").write_text(f">chr1\n{genome}\n")
+        windows = (f">chr1:{start + 1}-{start + 100}\n{genome[start : start + 100]}\n" for start in starts)
+        (folder / "windows.fa").write_text("".join(windows))
+        (folder / "windows.bed").write_text("".join(f"chr1\t{start}\t{start + 100}\n" for start in starts))
+        sites = (f"chr1\t{start + 40}\t{start + 42}\t{('donor', 'acceptor')[start % 200 > 0]}\n" for start in starts)
+        (folder / "splice_sites.bed").write_text("".join(sites))
         task = folder / "tasks/H3"
         task.mkdir(parents=True)
         for split in ("train", "test"):

@@ -18,8 +18,13 @@ def cropped(sequence: str, max_length: int | None) -> str:
     """Crop a sequence to its central `max_length` bases; None disables cropping."""
     if max_length is None or len(sequence) <= max_length:
         return sequence
-    begin = (len(sequence) - max_length) // 2
+    begin = crop_start(len(sequence), max_length)
     return sequence[begin : begin + max_length]
+
+
+def crop_start(length: int, max_length: int | None) -> int:
+    """Index of the first base that `cropped` keeps of a sequence."""
+    return 0 if max_length is None else max(0, (length - max_length) // 2)
 
 
 def encoded(sequences: list[str]) -> list[np.ndarray]:

@@ -1,9 +1,9 @@
 """Predictions of a fine-tuned model for sequences of any length."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,7 +12,7 @@ import torch
 
 from ldarnet.config.loading import read_yaml
 from ldarnet.errors import UserError
-from ldarnet.finetuning.batches import cropped, encoded
+from ldarnet.finetuning.batches import crop_start, cropped, encoded
 from ldarnet.finetuning.classifier import CROP, LONGEST, STRANDS, scorer, tokenizer_of
 from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.targets import TARGETS, ClassTargets, targets_of_model
@@ -20,8 +20,10 @@ from ldarnet.io import run_files
 from ldarnet.io.tsv import UniqueNames, repeated_names, tsv_writer
 from ldarnet.model import load_model
 from ldarnet.model.classifiers import LDARNetClassifier
+from ldarnet.printable import printable
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.timers import StepTimers
+from ldarnet.tasks.bed_labels import BACKGROUND
 from ldarnet.tasks.labels import ambiguity, clean_sequence
 
 MAX_BASES = 2**22
@@ -29,6 +31,9 @@ MAX_BASES = 2**22
 
 Record = tuple[str, str]
 """Name and sequence."""
+
+Region = tuple[str, int, str]
+"""Contig, position of the first base (0-based) and sequence."""
 
 Advance = Callable[[int], None]
 """Progress callback: number of bases done since the last call."""
@@ -159,6 +164,35 @@ class Classifier:
             if isinstance(self.targets, ClassTargets):
                 self._written[row[0]] += 1
             write_row((name, *row))
+
+    def write_bed(
+        self,
+        regions: Iterable[Region],
+        file: TextIO,
+        source: str | Path = "regions",
+        advance: Advance = lambda bases: None,
+    ) -> None:
+        """Predict and write the classes of bases as BED lines: contig, start, end, class, score and strand (`.`).
+
+        A line is an interval of bases with the same most probable class, other than `none`; its score is 1,000 times
+        their mean probability of this class. Arguments and errors as in `predict`, for a model of bases.
+        """
+        places = deque[tuple[str, int]]()
+
+        def records() -> Iterator[Record]:
+            for contig, start, sequence in regions:
+                places.append((contig, start + crop_start(len(sequence), self.max_length)))
+                yield f"{contig}:{start + 1}-{start + len(sequence)}", sequence
+
+        write_row = tsv_writer(file)
+        for _, probabilities in self.predict(records(), source, advance):
+            contig, start = places.popleft()
+            labels = probabilities.argmax(1)
+            edges = np.flatnonzero(np.diff(labels, prepend=-1, append=-1))
+            for first, last in pairwise(edges.tolist()):
+                if (name := self.classes[labels[first]]) != BACKGROUND:
+                    score = round(1000 * probabilities[first:last, labels[first]].mean())
+                    write_row((printable(contig), start + first, start + last, printable(name), score, "."))
 
     def note(self) -> str:
         """Summarize predictions in one line: number of sequences in total and per predicted class, and caveats."""
