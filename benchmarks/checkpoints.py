@@ -7,19 +7,16 @@ Runs a single rank and writes to a temporary folder inside `--folder`. Not teste
 
 from __future__ import annotations
 
-import argparse
 import resource
-import shlex
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks.record import provenance, write_result
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
 from ldarnet.config import RunConfig
 from ldarnet.errors import UserError
 from ldarnet.markdown import table
@@ -50,37 +47,31 @@ size since before the call, maximum over all repeats. Throughput while writing: 
 while the checkpoint is written, relative to the rate without a checkpoint. All other values are medians."""
 
 
-def main() -> int:
-    """Run the benchmark and return the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write the results file and print its path."""
+    parser = ProgramParser("checkpoints", __doc__)
     parser.add_argument("presets", nargs="+", metavar="PRESET", help="model presets")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 3], help="ZeRO stages")
     parser.add_argument(
         "--repeats", type=int, default=3, help="checkpoints per preset and ZeRO stage (default: %(default)s)"
     )
     parser.add_argument("--folder", type=Path, help="location of the temporary folder (default: system default)")
-    parser.add_argument(
-        "--name", default="checkpoints", help="the results file is YYYY-MM-DD-NAME.md (default: %(default)s)"
-    )
-    arguments = parser.parse_args()
+    add_result_options(parser, "checkpoints")
+    options = parser.parse_args(arguments)
+    file = result_file(options.name, options.out)
     torch.set_num_threads(1)
     world = distributed.start(5)
     try:
         rows = [
-            measure(preset, stage, arguments.repeats, arguments.folder, world)
-            for preset in arguments.presets
-            for stage in arguments.stages
+            measure(preset, stage, options.repeats, options.folder, world)
+            for preset in options.presets
+            for stage in options.stages
         ]
-        text = table(HEADER, rows)
-        command = f"python -m benchmarks.checkpoints {shlex.join(sys.argv[1:])}"
-        file = write_result(arguments.name, f"# Checkpoints\n\n{provenance(command)}\n\n{METHOD}\n\n{text}\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     finally:
         distributed.stop()
-    print(f"{text}\n\n{file}")
-    return 0
+    text = table(HEADER, rows)
+    print(text)
+    write_result(file, f"{heading('Checkpoints', options)}\n\n{METHOD}\n\n{text}\n")
 
 
 def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: World) -> list[object]:
@@ -147,4 +138,4 @@ def resident() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -10,8 +10,6 @@ logged steps of every run; all steps must be logged.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.record import add_result_options, provenance, result_file, write_text
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
 from ldarnet.config import RunConfig, load_config
 from ldarnet.data import training_steps
 from ldarnet.errors import UserError
@@ -150,7 +148,7 @@ def replays(runs: Sequence[Path], factors: Sequence[float]) -> Iterator[list[obj
             yield [*row, f"{padding:.1%}", f"{extra_flops((1 - padding) * factor, factor):+.1%}"]
 
 
-def report(options: argparse.Namespace, command: str) -> str:
+def report(options: argparse.Namespace) -> str:
     """Content of the results file."""
     first = options.runs[0]
     config = load_config(first / run_files.CONFIG)
@@ -165,11 +163,7 @@ def report(options: argparse.Namespace, command: str) -> str:
         "micro-batches above 1.1", "above 1.25",
     ]  # fmt: skip
     steps = ["run", "steps", "windows per step", "factor", "static steps", "skipped steps", "padding", "FLOPs"]
-    return f"""# Static number of chunks
-
-{options.note}
-
-{provenance(command)}
+    return f"""{heading("Static number of chunks", options)}
 - Chunks are relative to the target: 1 is one chunk per {model.config.target_ratio:g} bases.
 - FLOPs: training step of {PRESET} with {LENGTH:,}-base windows, relative to the same step without padding
   (`ldarnet.model.cost`); the capacity is not rounded.
@@ -191,7 +185,7 @@ Decisions of the training loop, replayed over the logged steps. Padding and FLOP
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the path of the results file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ProgramParser("chunk_capacity", __doc__)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, help="run folders of pretraining")
     add("--lengths", nargs="+", type=int, default=[512, 4096], help="bases per window (default: 512 4096)")
@@ -199,15 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--bases", type=int, default=2_000_000, help="bases to count per length (default: %(default)s)")
     add("--factors", nargs="+", type=float, default=[1.1, 1.25, 1.5, 2.0], help="capacity factors of the replay")
     add_result_options(parser, "chunk-capacity")
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(words)
-    try:
-        file = result_file(options.name, options.out)
-        write_text(file, report(options, shlex.join(["python", "-m", "benchmarks.chunk_capacity", *words])))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print(file)
+    options = parser.parse_args(arguments)
+    file = result_file(options.name, options.out)
+    write_result(file, report(options))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.record import provenance, write_result, write_text
+from benchmarks.record import provenance, result_file, write_result, write_text
 from ldarnet.errors import UserError
 from ldarnet.program import run
 
@@ -109,7 +109,7 @@ def compile_kernels(
     command = " ".join(
         ["python -m benchmarks.compile_kernels", *words, *(f"--dtype {dtype}" for dtype in dtypes or [])]
     )
-    print(write_result(name, page(kernels, note, command)))
+    write_result(result_file(name), page(kernels, note, command))
 
 
 def missing_tool() -> str:

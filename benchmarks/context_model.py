@@ -19,8 +19,6 @@ training. Final counts include all training bases. Validation bases are never us
     python -m benchmarks.context_model --config configs/pretrain/quickstart.yaml [section.key=value ...]
 """
 
-import argparse
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.context_counts import BASES, REACH, UNKNOWN, Array, CountTable
+from benchmarks.record import ProgramParser, run_program
 from ldarnet.alphabet import MASK, PAD
 from ldarnet.config import RunConfig, load_config
 from ldarnet.data import Masking, ShardSet, validation_batches
@@ -369,23 +368,20 @@ def _mean(values: Array) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Fit the models to a run's training split and print the loss of each model on the run's validation windows."""
-    parser = argparse.ArgumentParser(description="Fit the context-mixing baseline for masked language modeling of DNA.")
+    parser = ProgramParser("context_model", __doc__)
     parser.add_argument("--config", required=True, help="configuration of a pretraining run (YAML)")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="overrides, such as data.shards=FOLDER"
     )
-    arguments = parser.parse_args()
-    try:
-        config = load_config(arguments.config, arguments.overrides)
-        shards = ShardSet.open(config.data.shards)
-        input_ids, labels = validation_set(shards, config)
-        train = training_bases(shards)
-        print(f"{sum(map(len, train)):,} training bases; {len(labels):,} windows of split {config.validation.split!r}")
-        model = fit(train, length=config.data.length, masking=run_masking(config))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    options = parser.parse_args(arguments)
+    config = load_config(options.config, options.overrides)
+    shards = ShardSet.open(config.data.shards)
+    input_ids, labels = validation_set(shards, config)
+    train = training_bases(shards)
+    print(f"{sum(map(len, train)):,} training bases; {len(labels):,} windows of split {config.validation.split!r}")
+    model = fit(train, length=config.data.length, masking=run_masking(config))
     scores = score(model, input_ids, labels, run_masking(config))
     print(f"entropy of the validation bases at masked positions: {scores.entropy():.4f}\n")
     print(f"{'nats per base':16}{'held out':>10}{'[MASK]':>10}{'shown':>10}{'all':>10}{'accuracy':>10}")
@@ -396,4 +392,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

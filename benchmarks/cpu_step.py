@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -27,9 +26,17 @@ from benchmarks.baselines import PRESETS
 from benchmarks.checkouts import baseline_table
 from benchmarks.gpu_check.speed_page import by_part
 from benchmarks.measure import Cell, Result, Workload, counted_flops, kernels, masked, real_windows
-from benchmarks.record import add_result_options, commit, provenance, result_file, write_text
+from benchmarks.record import (
+    ProgramParser,
+    add_result_options,
+    commit,
+    page,
+    provenance,
+    result_file,
+    run_program,
+    write_result,
+)
 from benchmarks.worker import Worker
-from ldarnet.errors import UserError
 from ldarnet.markdown import table
 
 PEAK_SIZE = 1024
@@ -215,7 +222,7 @@ def losses_table(cell: Cell, seeds: int) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_step", description=(__doc__ or "").split("\n")[0])
+    parser = ProgramParser("cpu_step", __doc__)
     add = parser.add_argument
     add("--models", nargs="+", choices=PRESETS, default=list(PRESETS[1:]), help="presets (default: %(default)s)")
     add("--length", type=int, default=1024, help="bases per window (default: %(default)s)")
@@ -233,11 +240,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all measurements, write the results file, and print its path."""
     options = parse(arguments)
-    try:
-        file = result_file(options.name, options.out)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    command = shlex.join(["python", "-m", "benchmarks.cpu_step", *(sys.argv[1:] if arguments is None else arguments)])
+    file = result_file(options.name, options.out)
     load = os.getloadavg()[0]
     cell = Cell(length=options.length, windows=options.windows, steps=options.rounds, seconds=options.seconds)
     results = {}
@@ -249,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     small = cells[options.models[0]]
     method = [METHOD.format(source=results[small.model][1]["source"], size=PEAK_SIZE)]
     sections = {
-        "Made with": f"{provenance(command)}\n- Load average before the start: {load:.1f}",
+        "Made with": f"{provenance(options.command)}\n- Load average before the start: {load:.1f}",
         "Method": "",
         "Share of the peak": shares_table(results),
         "Time by part, fp32": parts_table(results),
@@ -264,10 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         method.append(BASELINE_METHOD.format(commit=commit(options.baseline)))
         sections["Speed relative to the baseline"] = baseline_table(cells, options.baseline, ROOT)
     sections["Method"] = "\n\n".join(method)
-    if options.note:
-        sections = {"Note": options.note} | sections
-    write_text(file, "# Training step on a CPU\n\n" + "\n".join(f"## {k}\n\n{v}\n" for k, v in sections.items()))
-    print(file)
+    write_result(file, page("Training step on a CPU", sections, options.note))
 
 
 METHOD = """\
@@ -292,4 +292,4 @@ this commit: median and quartiles over the rounds."""
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

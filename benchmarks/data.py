@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +22,11 @@ import torch
 from xopen import xopen
 
 from benchmarks.data_report import BATCH, FAR, Result, report
-from benchmarks.record import add_result_options, provenance, result_file, write_text
+from benchmarks.record import ProgramParser, add_result_options, result_file, run_program, write_result
 from benchmarks.synthetic import synthetic_set
 from benchmarks.worker import Worker, WorkerError
 from ldarnet.alphabet import IGNORE_INDEX, MASK, N
 from ldarnet.data import Masking, ShardSet, Windows, training_steps
-from ldarnet.errors import UserError
 from ldarnet.genome.fasta import Header, read_fasta
 from ldarnet.genome.sources import SequenceSource
 from sharding.build import build
@@ -291,7 +288,7 @@ def alone(function: Callable[..., Result], *arguments: Any) -> Result:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description="Measure the throughput of building shards and loading batches.")
+    parser = ProgramParser("data", __doc__)
     add = parser.add_argument
     add("fasta", type=Path, help="genome, plain or compressed")
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
@@ -321,15 +318,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the results file and print its path."""
     options = parse(arguments)
-    command = "python -m benchmarks.data " + shlex.join(sys.argv[1:] if arguments is None else arguments)
-    try:
-        file = result_file(options.name, options.out)
-        found = measure_all(options.fasta, options, alone)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    write_text(file, report(found, options, provenance(command.strip())))
-    print(file)
+    file = result_file(options.name, options.out)
+    write_result(file, report(measure_all(options.fasta, options, alone), options))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from benchmarks.record import page, provenance
 from ldarnet.markdown import table
 
 Result = dict[str, Any]
@@ -13,16 +14,15 @@ FAR = 10**9
 """Position in the window order, in windows, at which a run is resumed or windows are located."""
 
 
-def report(found: dict[str, Result], options: argparse.Namespace, made_with: str) -> str:
+def report(found: dict[str, Result], options: argparse.Namespace) -> str:
     """Render the results file."""
-    sections = {"Made with": made_with}
-    if options.note:
-        sections = {"Note": options.note} | sections
-    sections["Building"] = _building(found, options)
-    sections["Loading"] = _loading(found, options)
-    sections["Latency and memory"] = _latency(found, options)
-    title = f"Shards and batches of {options.fasta.name}"
-    return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in sections.items())
+    sections = {
+        "Made with": provenance(options.command),
+        "Building": _building(found, options),
+        "Loading": _loading(found, options),
+        "Latency and memory": _latency(found, options),
+    }
+    return page(f"Shards and batches of {options.fasta.name}", sections, options.note)
 
 
 def _building(found: dict[str, Result], options: argparse.Namespace) -> str:

@@ -12,7 +12,6 @@ benchmarks/results.
 
 import argparse
 import json
-import shlex
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.record import RESULTS, provenance, result_file, write_text
+from benchmarks.record import RESULTS, ProgramParser, page, provenance, result_file, run_program, write_result
 from ldarnet.comparison.compare import find_results, write_comparison
 from ldarnet.config import FinetuneConfig, flatten, load_config
 from ldarnet.errors import UserError
@@ -110,13 +109,8 @@ def run_all(plan: ArmRuns) -> None:
                 )
 
 
-def write_results(plan: ArmRuns, name: str, command: str, note: str, folder: Path) -> Path:
-    """Compare the arms, write the results file and return its path.
-
-    Raises:
-        UserError: the results file exists.
-    """
-    file = result_file(f"finetuning-{name}", folder)
+def report(plan: ArmRuns, file: Path, options: argparse.Namespace) -> str:
+    """Compare the arms, write the figure next to the results file, and return the text of this file."""
     comparison = plan.out / "comparison"
     write_comparison(
         {arm: [path for task in plan.tasks for path in find_results(plan.run_dir(arm, task))] for arm in plan.arms},
@@ -125,24 +119,20 @@ def write_results(plan: ArmRuns, name: str, command: str, note: str, folder: Pat
     figure = file.with_suffix(".png")
     with atomic_path(figure) as partial:
         shutil.copyfile(comparison / run_files.COMPARISON_FIGURE, partial)
-    report = (
+    text = (
         (comparison / run_files.COMPARISON_REPORT)
         .read_text(encoding="utf-8")
         .replace(f"({run_files.COMPARISON_FIGURE})", f"({figure.name})")
     )
-    found = "\n".join(f"#{line}" if line.startswith("#") else line for line in report.splitlines()[2:])
+    found = "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines()[2:])
     sections = {
-        "Made with": provenance(command),
+        "Made with": provenance(options.command),
         "Method": _method(plan),
         "Data": _data(plan),
         "Comparison": found.strip(),
         "Configuration": _configuration(plan),
     }
-    if note:
-        sections = {"Note": note} | sections
-    text = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    write_text(file, f"# Fine-tuning: {name}\n\n{text}\n")
-    return file
+    return page(f"Fine-tuning: {options.name}", sections, options.note)
 
 
 def _method(plan: ArmRuns) -> str:
@@ -198,7 +188,7 @@ def _configuration(plan: ArmRuns) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all missing folds, write the results file and print its path."""
-    parser = argparse.ArgumentParser(description="Compare a pretrained network with baselines on classification tasks.")
+    parser = ProgramParser("finetuning", __doc__)
     parser.add_argument(
         "--name",
         required=True,
@@ -212,21 +202,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--note", default="", help="text at the top of the results file, for example about failed runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
-    command = "python -m benchmarks.finetuning " + shlex.join(arguments or sys.argv[1:])
     disable_progress_bar()
-    try:
-        if wrong := [word for word in overrides if "=" not in word or word.startswith("-")]:
-            raise UserError(f"{wrong[0]}: neither an option nor section.key=value; see --help")
-        tasks = [find_task(task).key for task in options.tasks]
-        derived = [f"data.folder={options.data}"] if options.data else []
-        derived += [f"folds.only={options.folds}"] if options.folds else []
-        plan = ArmRuns(options.checkpoint, tasks, options.out, [*derived, *overrides])
-        result_file(f"finetuning-{options.name}", options.results)  # fails early if the file exists
-        run_all(plan)
-        print(write_results(plan, options.name, command, options.note, options.results))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    if wrong := [word for word in overrides if "=" not in word or word.startswith("-")]:
+        raise UserError(f"{wrong[0]}: neither an option nor section.key=value; see --help")
+    tasks = [find_task(task).key for task in options.tasks]
+    derived = [f"data.folder={options.data}"] if options.data else []
+    derived += [f"folds.only={options.folds}"] if options.folds else []
+    plan = ArmRuns(options.checkpoint, tasks, options.out, [*derived, *overrides])
+    file = result_file(f"finetuning-{options.name}", options.results)
+    run_all(plan)
+    write_result(file, report(plan, file, options))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

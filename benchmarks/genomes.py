@@ -11,41 +11,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shlex
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import RESULTS, provenance, write_result
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
+from benchmarks.timed import ROOT, timed
 from ldarnet.config import load_config
 from ldarnet.data import ShardSet, Windows
-from ldarnet.errors import UserError
 from ldarnet.genome.fasta import Header, read_fasta
 from ldarnet.io import run_files
 from ldarnet.markdown import table
 from ldarnet.runtime.metrics_file import read_metrics
 
-ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/pretrain/mixture.yaml"
-
-
-def program(*command: object) -> tuple[float, str]:
-    """Run Python with the arguments `command` in a new process; return the elapsed seconds and the output.
-
-    Raises:
-        UserError: the command failed; the message includes the last line of its output.
-    """
-    start = time.perf_counter()
-    words = [sys.executable, *map(str, command)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    if done.returncode:
-        raise UserError(f"{shlex.join(words[1:])} failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-    return time.perf_counter() - start, done.stdout
 
 
 def contig_hashes(fasta: Path) -> dict[str, tuple[int, str]]:
@@ -93,15 +74,15 @@ def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: P
     """Build, verify and export shards, compare the export with the input, and train; return a Markdown report."""
     shards, exported, run = work / "shards", work / "export", work / "run"
     named = [f"{species}={path.absolute()}" for species, paths in genomes.items() for path in paths]
-    build, _ = program(
+    build, _ = timed(
         "-m", "sharding.build", "--out", shards, "--split-hash", "valid=0.05", "--hash-tile", 2**18, *named
     )
-    verify, _ = program("-m", "sharding.verify", shards)
+    verify, _ = timed("-m", "sharding.verify", shards)
     exported.mkdir()
     export, differing = 0.0, []
     for species, paths in genomes.items():
         file = exported / f"{species}.fa"
-        export += program("-m", "sharding.export", shards, "--species", species, "--out", file)[0]
+        export += timed("-m", "sharding.export", shards, "--species", species, "--out", file)[0]
         if contig_hashes(file) != {name: found for path in paths for name, found in contig_hashes(path).items()}:
             differing.append(species)
         file.unlink()
@@ -114,7 +95,7 @@ def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: P
     rows = sizes(opened, {species: sum(map(lower_case, paths)) for species, paths in genomes.items()})
     bases = int(opened.index.contigs.length.sum())
     stored = sum(file.stat().st_size for file in shards.iterdir())
-    seconds, _ = program(
+    seconds, _ = timed(
         "launch/pretrain.py", "--config", CONFIG, f"run.dir={run}", f"data.shards={shards}",
         f"training.steps={options.steps}", "tracking.mlflow=false",
     )  # fmt: skip
@@ -166,31 +147,29 @@ def _training(shards: ShardSet, run: Path, seconds: float) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description="Build one shard set from several genomes and train on their mixture.")
+    parser = ProgramParser("genomes", __doc__)
     add = parser.add_argument
     add("genomes", nargs="+", metavar="SPECIES=FASTA", help="species and FASTA file; repeat a species for more files")
     add("--steps", type=int, default=200, help="training steps (default: %(default)s)")
     add("--work", type=Path, help="folder for temporary files")
-    add("--name", default="genomes", help="the results file is YYYY-MM-DD-NAME.md (default: %(default)s)")
-    add("--out", type=Path, default=RESULTS, help="folder of the results file")
-    return parser.parse_args(arguments)
+    add_result_options(parser, "genomes")
+    options = parser.parse_args(arguments)
+    if wrong := [word for word in options.genomes if "=" not in word]:
+        parser.error(f"{wrong[0]}: not SPECIES=FASTA")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the results file and print its path."""
     options = parse(arguments)
-    command = "python -m benchmarks.genomes " + shlex.join(sys.argv[1:] if arguments is None else arguments)
-    try:
-        genomes: dict[str, list[Path]] = {}
-        for name, _, path in (word.partition("=") for word in options.genomes):
-            genomes.setdefault(name, []).append(Path(path))
-        with tempfile.TemporaryDirectory(dir=options.work) as work:
-            found = measure(genomes, options, Path(work))
-        text = f"# {len(genomes)} species in one shard set\n\n{provenance(command)}\n\n{found}\n"
-        print(write_result(options.name, text, options.out))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    file = result_file(options.name, options.out)
+    genomes: dict[str, list[Path]] = {}
+    for name, _, path in (word.partition("=") for word in options.genomes):
+        genomes.setdefault(name, []).append(Path(path))
+    with tempfile.TemporaryDirectory(dir=options.work) as work:
+        found = measure(genomes, options, Path(work).absolute())
+    write_result(file, f"{heading(f'{len(genomes)} species in one shard set', options)}\n\n{found}\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

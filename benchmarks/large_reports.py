@@ -7,19 +7,16 @@ Writes synthetic runs to a temporary folder inside `--folder`. Each command runs
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import shlex
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import RESULTS, provenance, write_result
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
+from benchmarks.timed import timed
+from ldarnet.io.files import make_folder
 from ldarnet.markdown import table
 from ldarnet.tasks.metrics import METRICS
 from ldarnet.tasks.registry import find_task
@@ -116,45 +113,34 @@ def write_folds(folder: Path, arms: int) -> int:
     return len(TASKS) * arms * FOLDS
 
 
-def measure(arguments: list[str]) -> tuple[float, float]:
-    """Run an ldarnet command; return the elapsed seconds and the peak memory in MB."""
-    started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "ldarnet", *arguments])
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - started
-    if status:
-        raise SystemExit(f"ldarnet {' '.join(arguments)} failed")
-    return seconds, usage.ru_maxrss / 1e3
-
-
-def main() -> None:
-    """Run the benchmark and write its result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write the results file and print its path."""
+    parser = ProgramParser("large_reports", __doc__)
     parser.add_argument("--lines", type=int, default=1_000_000, help="number of training lines in metrics.jsonl")
     parser.add_argument("--arms", type=int, default=20, help="number of arms to compare, each on 5 tasks with 10 folds")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder for temporary files")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
-    args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    add_result_options(parser, "large-reports")
+    options = parser.parse_args(arguments)
+    file = result_file(options.name, options.out)
     rows = []
-    with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(dir=make_folder(options.folder)) as name:
+        folder = Path(name).absolute()
         run = folder / "run"
         run.mkdir()
-        write_metrics(run / "metrics.jsonl", args.lines)
+        write_metrics(run / "metrics.jsonl", options.lines)
         size = (run / "metrics.jsonl").stat().st_size / 1e6
-        rows.append(("report", f"{args.lines:,} metrics lines", f"{size:,.0f}", *measure(["report", str(run)])))
+        measured = timed("-m", "ldarnet", "report", run)
+        rows.append(("report", f"{options.lines:,} metrics lines", f"{size:,.0f}", *measured))
         (run / "metrics.jsonl").unlink()
-        folds = write_folds(folder, args.arms)
+        folds = write_folds(folder, options.arms)
         size = sum(path.stat().st_size for path in folder.glob("arm*/**/*") if path.is_file()) / 1e6
-        arms = [f"arm {arm}={folder / f'arm{arm}'}" for arm in range(args.arms)]
-        measured = measure(["compare", *arms, "--out", str(folder / "out")])
-        rows.append(("compare", f"{folds:,} folds, {args.arms} arms, {len(TASKS)} tasks", f"{size:,.0f}", *measured))
-    cells = [(*row[:3], f"{row[3]:.0f}", f"{row[4]:,.0f}") for row in rows]
-    command = shlex.join(["python", "-m", "benchmarks.large_reports", *sys.argv[1:]])
-    text = f"# Large reports and comparisons\n\n{provenance(command)}\n\n{METHOD}\n\n{table(HEADER, cells)}\n"
-    print(write_result("large-reports", text, args.out))
+        arms = [f"arm {arm}={folder / f'arm{arm}'}" for arm in range(options.arms)]
+        measured = timed("-m", "ldarnet", "compare", *arms, "--out", folder / "out")
+        rows.append(("compare", f"{folds:,} folds, {options.arms} arms, {len(TASKS)} tasks", f"{size:,.0f}", *measured))
+    cells = [(*row[:3], f"{row[3]:.0f}", f"{row[4] / 1e6:,.0f}") for row in rows]
+    title = heading("Large reports and comparisons", options)
+    write_result(file, f"{title}\n\n{METHOD}\n\n{table(HEADER, cells)}\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -7,23 +7,16 @@ Each step runs in its own process, as in a shell.
 
 from __future__ import annotations
 
-import argparse
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import RESULTS, provenance, write_result
-from ldarnet.errors import UserError
-from ldarnet.io.files import make_folder
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
+from benchmarks.timed import timed
 from ldarnet.markdown import table
 
-ROOT = Path(__file__).parents[1]
 LENGTH = 200
 SHORT = 128
 _SLAB = 10_000
@@ -47,26 +40,6 @@ def write_genome(path: Path, contigs: int, seed: int = 0) -> None:
             file.write(
                 b"".join(b">scaffold_%d\n%s\n" % (first + row, bases.tobytes()) for row, bases in enumerate(rows))
             )
-
-
-def measure(*command: object) -> tuple[float, int]:
-    """Run Python with the arguments `command` in a new process; return elapsed seconds and peak memory in bytes.
-
-    Raises:
-        UserError: the command failed.
-    """
-    start = time.perf_counter()
-    words = [sys.executable, *map(str, command)]
-    with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(
-            words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, env=os.environ | {"PYTHONPATH": str(ROOT)}
-        )
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            errors.seek(0)
-            raise UserError(f"{' '.join(words[1:])} failed: {errors.read().decode(errors='replace')[-300:]}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
 def measure_all(folder: Path, contigs: int) -> list[tuple[str, str, str]]:
@@ -96,7 +69,7 @@ def measure_all(folder: Path, contigs: int) -> list[tuple[str, str, str]]:
     }
     rows = []
     for name, command in steps.items():
-        seconds, peak = measure(*command)
+        seconds, peak = timed(*command)
         print(f"{name}: {seconds:.1f} s, {peak / 2**30:.2f} GiB", flush=True)
         rows.append((name, f"{seconds:.1f}", f"{peak / 2**30:.2f}"))
     return rows
@@ -104,24 +77,22 @@ def measure_all(folder: Path, contigs: int) -> list[tuple[str, str, str]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.many_contigs", description=__doc__)
-    parser.add_argument("--contigs", type=int, default=1_000_000, help="number of contigs")
-    parser.add_argument("--note", default="", help="text added to the result")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result")
+    parser = ProgramParser("many_contigs", __doc__)
+    parser.add_argument("--contigs", type=int, default=1_000_000, help="number of contigs (default: %(default)s)")
+    add_result_options(parser, "many-contigs")
     options = parser.parse_args(arguments)
+    file = result_file(options.name, options.out)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure_all(Path(folder), options.contigs)
-    command = f"python -m benchmarks.many_contigs --contigs {options.contigs}"
-    sections = [
-        "# A shard set of many short contigs",
-        provenance(command),
-        f"{options.contigs:,} random contigs of {LENGTH} bases. Each step is one process: seconds with the start of "
-        f"Python, and peak memory. {options.note}".strip(),
-        table(["step", "seconds", "GiB"], rows).rstrip(),
-    ]
-    path = write_result("many-contigs", "\n\n".join(sections) + "\n", make_folder(options.out))
-    print(f"wrote {path}")
+    text = f"""{heading("A shard set of many short contigs", options)}
+
+{options.contigs:,} random contigs of {LENGTH} bases. Each step is one process: seconds with the start of Python, and
+peak memory.
+
+{table(["step", "seconds", "GiB"], rows)}
+"""
+    write_result(file, text)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -10,8 +10,6 @@ losses and gradients of all implementations must be equal within a tolerance.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -21,7 +19,7 @@ import torch
 
 from benchmarks.baselines import ARRANGEMENTS, CONFIGURATIONS
 from benchmarks.measure import FAILURE, Cell, Result, begin, finish, step
-from benchmarks.record import add_result_options, provenance, result_file, write_text
+from benchmarks.record import ProgramParser, add_result_options, page, provenance, result_file, run_program, write_text
 from benchmarks.worker import Worker, WorkerError, memory_limit
 from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
@@ -106,13 +104,10 @@ def differs(result: Result) -> bool:
 def report(compared: Found, checkpointed: Found, options: argparse.Namespace, made_with: str) -> str:
     """Render the results file."""
     sections = {"Made with": made_with, "Method": _method(compared, options)}
-    if options.note:
-        sections = {"Note": options.note} | sections
     sections["Equivalence of the implementations"] = _agreement(compared + checkpointed)
     sections |= {f"Training {model}": _speed(compared, model) for model in options.models}
     sections["Activation checkpointing"] = _memory(checkpointed)
-    title = f"Training on a CPU: {', '.join(options.models)}"
-    return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in sections.items())
+    return page(f"Training on a CPU: {', '.join(options.models)}", sections, options.note)
 
 
 def _method(found: Found, options: argparse.Namespace) -> str:
@@ -208,7 +203,7 @@ def _memory(found: Found) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description="Measure LDARNet training on a CPU.")
+    parser = ProgramParser("model_cpu", __doc__)
     add = parser.add_argument
     add("--models", nargs="+", choices=list(CONFIGURATIONS), default=["ldarnet-2m", "bimamba2-128"])
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384], help="bases per window")
@@ -239,12 +234,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all measurements, update the results files after each group, and print the path of the report."""
     options = parse(arguments)
-    command = "python -m benchmarks.model_cpu " + shlex.join(sys.argv[1:] if arguments is None else arguments)
-    try:
-        file = result_file(options.name, options.out)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    made_with = provenance(command.strip())
+    file = result_file(options.name, options.out)
+    made_with = provenance(options.command)
     worker = Worker(memory_limit())
     found: dict[bool, Found] = {False: [], True: []}
     everything: Found = []
@@ -263,10 +254,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{cell.model} {cell.arrangement} L={cell.length} checkpointed={cell.checkpointed}: {outcome}",
                 flush=True,
             )
-    print(file)
+    print(f"wrote {file}")
     if any(differs(result) for _, result in everything):
-        sys.exit(f"error: {file}: an implementation does not compute the same function; see section 'Equivalence'")
+        raise UserError(f"{file}: an implementation does not compute the same function; see section 'Equivalence'")
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,7 +8,6 @@ are finished in `--folder` are not repeated. All runs have the same validation w
 
 import argparse
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.record import add_result_options, provenance, result_file, write_result
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
 from ldarnet.config import RunConfig, flatten, load_config
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
@@ -126,7 +125,7 @@ def settings(config: RunConfig, without: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if key not in without}
 
 
-def report(found: OptimizerRuns, command: str, note: str) -> str:
+def report(found: OptimizerRuns, options: argparse.Namespace) -> str:
     """Render the results file."""
     first = found.runs[OPTIMIZERS[0], SEEDS[0]]
     pairs = [[found.runs[name, seed].last for name in OPTIMIZERS] for seed in SEEDS]
@@ -146,11 +145,9 @@ def report(found: OptimizerRuns, command: str, note: str) -> str:
     rates = sorted({lr for _, lr in found.grid})
     grid = [(f"{lr:g}", *(f"{found.grid[name, lr].last:.4f}" for name in OPTIMIZERS)) for lr in rates]
     short = max(found.grid[OPTIMIZERS[0], rates[0]].losses)
-    return f"""# Muon against AdamW
+    return f"""{heading("Muon against AdamW", options)}
 
-{provenance(command)}
-
-{f"{note}{chr(10)}{chr(10)}" if note else ""}**Small scale**: preset {first.config.model.preset}, {bases:,} bases \
+**Small scale**: preset {first.config.model.preset}, {bases:,} bases \
 per run. Validation loss at masked positions in nats, after equal numbers of steps and bases:
 AdamW {means[0]:.4f}, Muon {means[1]:.4f} (mean of {len(SEEDS)} seeds). Muon minus AdamW, by seed:
 {", ".join(f"{difference:+.4f}" for difference in differences)}; mean {mean:+.4f}, standard deviation {spread:.4f}.
@@ -176,9 +173,9 @@ each optimizer selects its learning rate.
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparison and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.optimizers", description=(__doc__ or "").split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the comparison, write the results file and print its path."""
+    parser = ProgramParser("optimizers", __doc__)
     parser.add_argument("--config", default="quickstart", help="configuration (default: %(default)s)")
     parser.add_argument("--folder", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--steps", type=int, default=500, help="steps of each run (default: %(default)s)")
@@ -188,16 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--overrides", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the configuration")
     add_result_options(parser, "optimizers")
     options = parser.parse_args(arguments)
-    command = f"python -m benchmarks.optimizers {shlex.join(arguments or sys.argv[1:])}"
-    try:
-        result_file(options.name, options.out)
-        file = write_result(options.name, report(OptimizerRuns.of(options), command, options.note), options.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(file)
-    return 0
+    file = result_file(options.name, options.out)
+    write_result(file, report(OptimizerRuns.of(options), options))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

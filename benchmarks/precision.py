@@ -8,15 +8,13 @@ Compares the effect of precision (difference between the bf16 and the fp32 run o
 """
 
 import argparse
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import yaml
 
-from benchmarks.record import provenance, write_result
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
 from ldarnet.config import flatten, load_config
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
@@ -83,7 +81,7 @@ def _rms(values: Sequence[float]) -> float:
     return _mean([value**2 for value in values]) ** 0.5
 
 
-def report(curves: Mapping[tuple[str, int], Curve], shared: Mapping[str, object], command: str) -> str:
+def report(curves: Mapping[tuple[str, int], Curve], shared: Mapping[str, object], options: argparse.Namespace) -> str:
     """Render the results file."""
     rows = compare(curves)
     *_, last = rows
@@ -92,9 +90,7 @@ def report(curves: Mapping[tuple[str, int], Curve], shared: Mapping[str, object]
     runs = [(f"{name}, seed {seed}", *curve.values()) for (name, seed), curve in sorted(curves.items())]
     steps = [str(step) for step in next(iter(curves.values()))]
     settings = yaml.safe_dump(dict(shared), sort_keys=False)
-    return f"""# bf16 against fp32
-
-{provenance(command)}
+    return f"""{heading("bf16 against fp32", options)}
 
 Validation loss at masked positions in nats, over {len(curves) // 2} seeds per precision. At the last step, the RMS
 difference is {last[4]:.5f} between precisions and {last[5]:.5f} between seeds; the effect of bf16 is {verdict} seed
@@ -114,24 +110,18 @@ precisions.
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparison and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--name", required=True, help="the results file is YYYY-MM-DD-precision-NAME.md")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the results file and print its path."""
+    parser = ProgramParser("precision", __doc__)
+    add_result_options(parser, None, prefix="precision-")
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run folders: one fp32 and one bf16 run for each seed"
     )
     options = parser.parse_args(arguments)
-    words = ["python", "-m", "benchmarks.precision", "--name", options.name, *map(str, options.runs)]
-    try:
-        curves, shared = read_runs(options.runs)
-        file = write_result(f"precision-{options.name}", report(curves, shared, shlex.join(words)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(file)
-    return 0
+    file = result_file(f"precision-{options.name}", options.out)
+    curves, shared = read_runs(options.runs)
+    write_result(file, report(curves, shared, options))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

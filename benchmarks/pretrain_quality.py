@@ -8,8 +8,6 @@ of its configuration. Its losses are compared position by position with those of
 """
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,15 @@ from torch.nn import functional as F
 
 from benchmarks.context_counts import Array
 from benchmarks.context_model import ContextModel, Scores, fit, run_masking, score, training_bases, validation_set
-from benchmarks.record import provenance, write_result
+from benchmarks.record import (
+    ProgramParser,
+    add_result_options,
+    page,
+    provenance,
+    result_file,
+    run_program,
+    write_result,
+)
 from benchmarks.repeats import KMER_LENGTH, in_training
 from ldarnet import LDARNetForMaskedLM
 from ldarnet.alphabet import MASK
@@ -179,10 +185,10 @@ def compare(runs: list[Run]) -> RunComparison:
     )
 
 
-def report(found: RunComparison, title: str, command: str, note: str) -> str:
+def report(found: RunComparison, options: argparse.Namespace) -> str:
     """Render the results file."""
     sections = {
-        "Made with": provenance(command),
+        "Made with": provenance(options.command),
         "Method": _method(found),
         "Result": _verdict(found),
         "Seeds": _seeds(found),
@@ -193,9 +199,7 @@ def report(found: RunComparison, title: str, command: str, note: str) -> str:
         "Scale and comparability": _scale(found),
         "Configuration": _configuration(found),
     }
-    if note:
-        sections = {"Note": note} | sections
-    return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in sections.items())
+    return page(f"Pretraining quality: {options.name}", sections, options.note)
 
 
 def _method(found: RunComparison) -> str:
@@ -366,24 +370,17 @@ def _configuration(found: RunComparison) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the results file and print its path."""
-    parser = argparse.ArgumentParser(description="Compare pretraining runs with context-mixing baselines.")
+    parser = ProgramParser("pretrain_quality", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders that differ only in seed")
-    parser.add_argument("--name", required=True, help="the results file is YYYY-MM-DD-pretrain-quality-NAME.md")
     parser.add_argument("--shards", help="shard set of the runs (default: data.shards of their configuration)")
-    parser.add_argument("--note", default="", help="text at the top of the results file, for example about failed runs")
-    parser.add_argument("--out", type=Path, help="folder of the results file (default: benchmarks/results)")
+    add_result_options(parser, None, prefix="pretrain-quality-")
     options = parser.parse_args(arguments)
-    command = "python -m benchmarks.pretrain_quality " + shlex.join(arguments or sys.argv[1:])
+    file = result_file(f"pretrain-quality-{options.name}", options.out)
     transformers.utils.logging.disable_progress_bar()
-    try:
-        overrides = [f"data.shards={options.shards}"] if options.shards else []
-        found = compare([Run.open(folder, overrides) for folder in options.runs])
-        text = report(found, f"Pretraining quality: {options.name}", command, options.note)
-        folder = {"folder": options.out} if options.out else {}
-        print(write_result(f"pretrain-quality-{options.name}", text, **folder))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    overrides = [f"data.shards={options.shards}"] if options.shards else []
+    found = compare([Run.open(folder, overrides) for folder in options.runs])
+    write_result(file, report(found, options))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,23 +1,57 @@
-"""Files in `benchmarks/results`: their names, the provenance section, and atomic writes."""
+"""What all benchmark programs share: command line, exit status, and files in `benchmarks/results`."""
 
 import argparse
+import shlex
 import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NoReturn
 
 from ldarnet.doctor import examine_machine
 from ldarnet.errors import UserError
-from ldarnet.io.files import atomic_path
+from ldarnet.io.files import atomic_path, make_folder
+from ldarnet.program import OK, exit_status
 
 RESULTS = Path(__file__).parent / "results"
 NAMED_PACKAGES = ("numpy", "transformers", "deepspeed", "mamba-ssm", "causal-conv1d", "flash-attn")
 
 
-def add_result_options(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add the options `--name`, `--note` and `--out` of a program that writes a results file."""
-    parser.add_argument("--name", default=name, help="the results file is YYYY-MM-DD-NAME.md (default: %(default)s)")
+class ProgramParser(argparse.ArgumentParser):
+    """Command line of a program; the first paragraph of the program's docstring is the help text.
+
+    The parsed options include `command`, the command line for `provenance`. A wrong command line is a `UserError`.
+    """
+
+    def __init__(self, program: str, docstring: str | None) -> None:
+        description = (docstring or "").partition("\n\n")[0]
+        super().__init__(prog=f"python -m benchmarks.{program}", description=description)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the command line and record it in the option `command`."""
+        words = list(sys.argv[1:] if args is None else args)
+        options, rest = super().parse_known_args(words, namespace)
+        options.command = shlex.join([*self.prog.split(), *words])
+        return options, rest
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `UserError` that points to the help text."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def add_result_options(parser: argparse.ArgumentParser, name: str | None, *, prefix: str = "") -> None:
+    """Add the options `--name`, `--note` and `--out` of a results file; `--name` is required if `name` is None."""
+    default = "" if name is None else " (default: %(default)s)"
+    text = f"the results file is YYYY-MM-DD-{prefix}NAME.md{default}"
+    parser.add_argument("--name", default=name, required=name is None, help=text)
     parser.add_argument("--note", default="", help="text at the top of the results file")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results file")
+
+
+def run_program(main: Callable[[], int | None]) -> NoReturn:
+    """Run a program and exit; errors are reported on stderr."""
+    sys.exit(exit_status(lambda: main() or OK, name="this program"))
 
 
 def provenance(command: str) -> str:
@@ -68,25 +102,33 @@ def processor() -> str:
 def result_file(name: str, folder: Path = RESULTS) -> Path:
     """Return the path of a new results file, `YYYY-MM-DD-<name>.md`, and create its folder.
 
+    Call this before measuring, so that no measurement is lost.
+
     Raises:
-        UserError: the file already exists; results are never overwritten.
+        UserError: the file already exists (results are never overwritten), or the folder cannot be created.
     """
     file = folder / f"{datetime.now(UTC):%Y-%m-%d}-{name}.md"
     if file.exists():
         raise UserError(f"{file}: already exists; choose another --name")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return file
 
 
-def write_result(name: str, text: str, folder: Path = RESULTS) -> Path:
-    """Write `YYYY-MM-DD-<name>.md` atomically and return its path.
+def heading(title: str, options: argparse.Namespace) -> str:
+    """First lines of a results file: title, note and provenance."""
+    return "\n\n".join(filter(None, (f"# {title}", options.note, provenance(options.command))))
 
-    Raises:
-        UserError: the file already exists (results are never overwritten), or the disk is full.
-    """
-    file = result_file(name, folder)
+
+def page(title: str, sections: Mapping[str, str], note: str) -> str:
+    """Markdown page with a heading per section; the note is the first section."""
+    found = {"Note": note, **sections} if note else sections
+    return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in found.items())
+
+
+def write_result(file: Path, text: str) -> None:
+    """Write a file atomically, and print its path."""
     write_text(file, text)
-    return file
+    print(f"wrote {file}")
 
 
 def write_text(file: Path, text: str) -> None:

@@ -27,9 +27,8 @@ windows per micro-step:
 Not included: the many small gathers of stage 3, waiting for data, failures.
 """
 
-import argparse
 import math
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +36,7 @@ import torch
 import yaml
 from pydantic import Field, ValidationError
 
+from benchmarks.record import ProgramParser, run_program
 from ldarnet.config.sections import Section
 from ldarnet.errors import UserError
 from ldarnet.markdown import table
@@ -287,19 +287,14 @@ def read_plan(path: Path, changes: list[str]) -> ClusterPlan:
         raise UserError(f"{path}: {wrong}{known}") from None
 
 
-def main() -> int:
-    """Print the estimates and return the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the estimates."""
+    parser = ProgramParser("scale", __doc__)
     parser.add_argument("plan", type=Path, help="cluster description, such as benchmarks/clusters/h100.yaml")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="overrides, such as batch=16384")
-    options = parser.parse_args()
-    try:
-        print(report(read_plan(options.plan, options.changes)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    options = parser.parse_args(arguments)
+    print(report(read_plan(options.plan, options.changes)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

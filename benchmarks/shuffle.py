@@ -7,18 +7,15 @@ Uses only the index of a synthetic shard set; no bases are stored or read.
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import add_result_options, provenance, write_result
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
 from benchmarks.synthetic import synthetic_set
 from ldarnet.data import ShardSet, Windows
 from ldarnet.data.counter_rng import permute, stream_key
@@ -255,9 +252,9 @@ def measure(
     return mixed, read
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure on a synthetic set and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ProgramParser("shuffle", __doc__)
     add = parser.add_argument
     add("--bases", type=float, default=174.0, help="billions of bases in the synthetic index (default: %(default)s)")
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
@@ -268,6 +265,7 @@ def main(arguments: list[str]) -> None:
     add("--count", type=int, default=2**21, help="number of windows to measure (default: %(default)s)")
     add_result_options(parser, "shuffle")
     options = parser.parse_args(arguments)
+    file = result_file(options.name, options.out)
     with tempfile.TemporaryDirectory() as folder:
         synthetic_set(Path(folder) / "set", int(options.bases * 1e9))
         shards = ShardSet.open(Path(folder) / "set")
@@ -277,11 +275,7 @@ def main(arguments: list[str]) -> None:
         mixture = Windows(shards, "train", options.length, temperature=2)
         mixed, read = measure(windows, mixture, options.ranks, options.micro_batch, options.count)
     index = shards.index
-    text = f"""# Quality and cost of the window order
-
-{options.note}
-
-{provenance(shlex.join(["python", "-m", "benchmarks.shuffle", *arguments]))}
+    text = f"""{heading("Quality and cost of the window order", options)}
 - Data: synthetic index of {options.bases:g} billion bases, {len(index.species):,} species,
   {len(index.contigs):,} contigs, {len(index.blocks):,} blocks; {len(windows):,} windows of {options.length:,} bases,
   laid out in {laid_out:.2f} s
@@ -292,9 +286,9 @@ def main(arguments: list[str]) -> None:
 
 {table(["order, ranks", "blocks open", "MiB", "reads", "first batch"], read)}
 """
-    print(write_result(options.name, text, options.out))
     print(text)
+    write_result(file, text)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_program(main)

@@ -7,7 +7,6 @@ launch. After each kill, the program waits for all ranks to exit and relaunches 
 moments of both runs must be equal bit for bit. If `--name` is given, writes benchmarks/results/YYYY-MM-DD-NAME.md.
 """
 
-import argparse
 import json
 import os
 import random
@@ -22,7 +21,7 @@ from typing import IO
 
 from safetensors.torch import load_file
 
-from benchmarks.record import provenance, write_result
+from benchmarks.record import ProgramParser, provenance, result_file, run_program, write_result
 from ldarnet.config import load_config
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
@@ -238,9 +237,9 @@ def report(launches: Sequence[Launch], wrong: Sequence[str], undisturbed: Launch
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the test and return the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = ProgramParser("soak", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the two runs; must not exist")
     parser.add_argument("--config", required=True, help="configuration of a pretraining run (YAML)")
     parser.add_argument("--ranks", type=int, default=2, help="number of ranks (default: %(default)s)")
@@ -260,31 +259,28 @@ def main() -> int:
     )
     parser.add_argument("--name", help="write the results to YYYY-MM-DD-NAME.md (default: no file)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
-    arguments = parser.parse_args()
-    if arguments.out.exists():
-        raise UserError(f"{arguments.out}: already exists; remove it or choose another folder")
-    passed = ["--config", arguments.config, *arguments.overrides]
-    config = load_config(arguments.config, [*arguments.overrides, f"run.dir={arguments.out}/soaked"])
-    make_folder(arguments.out)
-    undisturbed = launch(passed, arguments.out / "undisturbed", arguments.ranks, None, random.Random(0))
+    options = parser.parse_args(arguments)
+    if options.out.exists():
+        raise UserError(f"{options.out}: already exists; remove it or choose another folder")
+    file = result_file(options.name) if options.name else None
+    passed = ["--config", options.config, *options.overrides]
+    config = load_config(options.config, [*options.overrides, f"run.dir={options.out}/soaked"])
+    make_folder(options.out)
+    undisturbed = launch(passed, options.out / "undisturbed", options.ranks, None, random.Random(0))
     if any(undisturbed.statuses):
         raise UserError(
-            f"the uninterrupted run failed: exit statuses {undisturbed.statuses}; see {arguments.out}/undisturbed.log"
+            f"the uninterrupted run failed: exit statuses {undisturbed.statuses}; see {options.out}/undisturbed.log"
         )
-    launches = soak(passed, arguments.out, ranks=arguments.ranks, between=arguments.between, seed=arguments.seed)
-    wrong = differences(arguments.out / "undisturbed", arguments.out / "soaked")
-    command = f"python -m benchmarks.soak {' '.join(sys.argv[1:])}"
-    config.save(arguments.out / run_files.CONFIG)
-    text = report(launches, wrong, undisturbed, (arguments.out / run_files.CONFIG).read_text(), command)
+    launches = soak(passed, options.out, ranks=options.ranks, between=options.between, seed=options.seed)
+    wrong = differences(options.out / "undisturbed", options.out / "soaked")
+    config.save(options.out / run_files.CONFIG)
+    text = report(launches, wrong, undisturbed, (options.out / run_files.CONFIG).read_text(), options.command)
     print(text)
-    (arguments.out / "lives.json").write_text(json.dumps([vars(attempt) for attempt in launches], indent=1))
-    if arguments.name:
-        write_result(arguments.name, text)
+    (options.out / "lives.json").write_text(json.dumps([vars(attempt) for attempt in launches], indent=1))
+    if file:
+        write_result(file, text)
     return bool(wrong)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

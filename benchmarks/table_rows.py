@@ -6,24 +6,18 @@ resident set size of the process.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 
-from benchmarks.record import provenance, write_result
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
+from benchmarks.timed import timed
 from ldarnet import markdown
-from ldarnet.errors import UserError
-from ldarnet.program import run
 
 MOTIF = b"TATAAAAGGC"
+MIN_ROWS, MIN_LENGTH = 100, 50
 FORMATS = ("csv", "tsv", "parquet")
 ROWS_PER_WRITE = 10_000
 OPEN = """import sys
@@ -33,16 +27,17 @@ open_task(None, train=Path(sys.argv[1]))"""
 COMMAND = "import sys; from ldarnet.cli import main; main()"
 
 
-def table_rows(
-    rows: Annotated[int, typer.Option(min=100, help="Rows of the table.")] = 1_000_000,
-    length: Annotated[int, typer.Option(min=50, help="Bases per row.")] = 200,
-    name: Annotated[str, typer.Option(help="The results file is YYYY-MM-DD-NAME.md.")] = "million-rows",
-    note: Annotated[str, typer.Option(help="Text at the top of the results file.")] = "",
-) -> None:
-    """Measure time and memory of opening a task from csv, tsv and Parquet, and of one fold of the 6-mer baseline.
-
-    Writes benchmarks/results/YYYY-MM-DD-NAME.md.
-    """
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write the results file and print its path."""
+    parser = ProgramParser("table_rows", __doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default: %(default)s)")
+    parser.add_argument("--length", type=int, default=200, help="bases per row (default: %(default)s)")
+    add_result_options(parser, "million-rows")
+    options = parser.parse_args(arguments)
+    rows, length = options.rows, options.length
+    if rows < MIN_ROWS or length < MIN_LENGTH:
+        parser.error(f"--rows must be at least {MIN_ROWS} and --length at least {MIN_LENGTH}")
+    file = result_file(options.name, options.out)
     with tempfile.TemporaryDirectory() as folder:
         tables = {form: Path(folder) / f"rows.{form}" for form in FORMATS}
         for table in tables.values():
@@ -59,18 +54,16 @@ def table_rows(
         }
         cells = []
         for what, program in programs.items():
-            seconds, memory = measure(*program)
-            print(f"{what}: {seconds:,.0f} s, {memory:.2f} GiB", flush=True)
-            cells.append((what, f"{seconds:,.0f}", f"{memory:.2f}"))
+            seconds, memory = timed("-c", *program)
+            print(f"{what}: {seconds:,.0f} s, {memory / 2**30:.2f} GiB", flush=True)
+            cells.append((what, f"{seconds:,.0f}", f"{memory / 2**30:.2f}"))
     text = [
-        f"# Tables of {rows:,} rows",
-        *([note] if note else []),
-        provenance(f"python -m benchmarks.table_rows --rows {rows} --length {length}"),
+        heading(f"Tables of {rows:,} rows", options),
         f"Rows of {length} random bases; half of them contain {MOTIF.decode()}. Each line is one process; memory is "
         "its largest resident set.",
         markdown.table(("program", "seconds", "memory, GiB"), cells),
     ]
-    print(write_result(name, "\n\n".join(text) + "\n"))
+    write_result(file, "\n\n".join(text) + "\n")
 
 
 def write_table(table: Path, rows: int, length: int) -> None:
@@ -103,21 +96,5 @@ def _parts(rows: int, length: int) -> Iterator[tuple[list[bytes], list[int]]]:
         yield [row.tobytes() for row in bases], [1 - at % 2 for at in range(count)]
 
 
-def measure(program: str, *arguments: str) -> tuple[float, float]:
-    """Run a Python program; return the elapsed seconds and the peak resident set size in GiB.
-
-    Raises:
-        UserError: the program failed.
-    """
-    begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", program, *arguments])
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise UserError(
-            f"{arguments[0] if arguments else program}: failed; fix the error above and run the benchmark again"
-        )
-    return time.perf_counter() - begin, usage.ru_maxrss / 2**20
-
-
 if __name__ == "__main__":
-    sys.exit(run(table_rows, name="python -m benchmarks.table_rows"))
+    run_program(main)

@@ -7,11 +7,9 @@ The results file describes the variants. Their ranking on a GPU may differ from 
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import statistics
-import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +18,7 @@ from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 from torch.nn import functional as F
 
-from benchmarks.record import provenance, write_result
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
 from ldarnet.markdown import table
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.model.blocks import Layer
@@ -168,19 +166,15 @@ def measure(preset: str, length: int, rounds: int, device: torch.device) -> list
     ]
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the presets and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ProgramParser("torch_compile", __doc__)
     parser.add_argument("presets", nargs="+", help="model presets")
     parser.add_argument("--length", type=int, default=1024, help="bases of the longest window (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="timed steps per variant (default: %(default)s)")
-    parser.add_argument(
-        "--name",
-        default="torch-compile",
-        help="the results file is YYYY-MM-DD-NAME.md (default: %(default)s)",
-    )
-    parser.add_argument("--note", default="", help="text at the top of the results file")
+    add_result_options(parser, "torch-compile")
     options = parser.parse_args(arguments)
+    file = result_file(options.name, options.out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = [row for preset in options.presets for row in measure(preset, options.length, options.rounds, device)]
     header = [
@@ -196,11 +190,7 @@ def main(arguments: list[str]) -> None:
     ]
     sizes = ", ".join(f"{windows} x {int(options.length * fraction)}" for windows, fraction in BATCHES)
     threads = torch.get_num_threads()
-    text = f"""# torch.compile
-
-{options.note}
-
-{provenance(shlex.join(["python", "-m", "benchmarks.torch_compile", *arguments]))}
+    text = f"""{heading("torch.compile", options)}
 - Configuration: unchanged presets, fp32, {threads} thread{"s" * (threads != 1)}, random bases, new weights, seed 0
 - Batches: {sizes} bases; the first is timed, {options.rounds} steps per variant, with interleaved variants
 - Speedup over plain: median over paired steps
@@ -209,9 +199,9 @@ def main(arguments: list[str]) -> None:
 
 {table(header, rows)}
 """
-    print(write_result(options.name, text))
     print(text)
+    write_result(file, text)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_program(main)

@@ -1,6 +1,7 @@
 """Arms and results file of the fine-tuning benchmark."""
 
 import json
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from benchmarks.finetuning import (
     ArmRuns,
     _bases_seen,
     main,
-    write_results,
+    report,
 )
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.config import flatten
+from ldarnet.errors import UserError
 from ldarnet.model import write_model
 from ldarnet.runtime.checkpoint import TrainingState
 from tests.support.made_results import make_run
@@ -64,8 +66,8 @@ def test_results_file_has_all_arms_and_a_figure(checkpoint: Path, tmp_path: Path
             make_run(plan.run_dir(arm, task), task, [0.5 + 0.1 * number, 0.51 + 0.1 * number])
             record = {"fingerprint": "f" * 64, "notes": [f"a note on {task}"]}
             (plan.run_dir(arm, task) / "data.json").write_text(json.dumps(record))
-    file = write_results(plan, "try", "the command", "what to know", tmp_path / "results")
-    text = file.read_text(encoding="utf-8")
+    file = tmp_path / "results.md"
+    text = report(plan, file, Namespace(name="try", note="what to know", command="the command"))
     assert f"({file.stem}.png)" in text and file.with_suffix(".png").is_file()
     assert all(f"**{arm}**" in text for arm in plan.arms)
     assert "a note on nt/H4" in text and "20,900 parameters" in text
@@ -87,7 +89,7 @@ def test_bases_seen_are_those_of_the_best_checkpoint(tmp_path: Path) -> None:
 
 def test_invalid_arguments_are_rejected_before_anything_runs(checkpoint: Path, tmp_path: Path) -> None:
     words = ["--name", "x", "--checkpoint", str(checkpoint), "--tasks", "nt/H3", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit, match="--epochs: neither an option"):
+    with pytest.raises(UserError, match="--epochs: neither an option"):
         main([*words, "--epochs", "3"])
-    with pytest.raises(SystemExit, match="no published task of that name"):
+    with pytest.raises(UserError, match="no published task of that name"):
         main([word.replace("nt/H3", "nt/H33") for word in words])

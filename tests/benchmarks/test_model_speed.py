@@ -12,6 +12,7 @@ from benchmarks.baselines import ARRANGEMENTS
 from benchmarks.measure import Cell, Workload, masked, measure, real_windows
 from benchmarks.worker import Worker, WorkerError
 from ldarnet.alphabet import IGNORE_INDEX, MASK
+from ldarnet.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def test_cpu_program_fails_if_an_arrangement_differs(in_process, monkeypatch, tm
     monkeypatch.setattr(
         in_process, "fails", staticmethod(lambda cell: "" if cell.arrangement == "published" else "skipped")
     )
-    with pytest.raises(SystemExit, match="does not compute the same function"):
+    with pytest.raises(UserError, match="does not compute the same function"):
         model_cpu.main(["--quick", "--out", str(tmp_path)])
     assert "**Different**: tiny, published" in written(tmp_path)[0]
 
@@ -92,7 +93,7 @@ def test_cpu_program_fails_if_an_arrangement_differs(in_process, monkeypatch, tm
 def test_results_are_never_overwritten(in_process, tmp_path):
     name = model_cpu.result_file("model-cpu", tmp_path)
     name.write_text("published")
-    with pytest.raises(SystemExit, match="already exists"):
+    with pytest.raises(UserError, match="already exists"):
         model_cpu.main(["--quick", "--out", str(tmp_path)])
     assert [path.read_text() for path in tmp_path.iterdir()] == ["published"]
 
