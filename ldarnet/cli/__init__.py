@@ -46,6 +46,7 @@ COMMANDS = {
         "ldarnet.cli.evaluate_variants:evaluate_variants",
         "Evaluate variant scores on labeled variants.",
     ),
+    "variant-sets": ("ldarnet.cli.variant_sets:variant_sets", "List the published sets of labeled variants."),
     "embed": ("ldarnet.cli.embed:embed", "Write embeddings of sequences, chunks or bases."),
     "export": ("ldarnet.cli.export:export", "Write a checkpoint as a Hugging Face folder."),
     "convert": ("ldarnet.cli.convert:convert", "Convert between published .pt checkpoints and model folders."),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ldarnet.cli.score_variants import SetCache
 from ldarnet.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from ldarnet.genomics.variants.evaluation import Labeled
 
 
 def evaluate_variants(
@@ -15,7 +22,13 @@ def evaluate_variants(
         Path, typer.Argument(metavar="TABLE", help="Table (.parquet, .tsv, .csv) with chrom, labels and scores.")
     ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for evaluation.md and evaluation.json.")],
-    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column with the labels.")] = "label",
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--set", metavar="NAME", help="Published set whose labels and groups to use; see ldarnet variant-sets."
+        ),
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the labels. Default: label.")] = None,
     positive: Annotated[
         list[str] | None,
         typer.Option(metavar="LABEL", help="Label of positives; may be repeated. Default: 1, pathogenic, LOF."),
@@ -36,6 +49,7 @@ def evaluate_variants(
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, metavar="N", help="Bootstrap resamples of groups.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the resamples.")] = 0,
+    cache: SetCache = None,
 ) -> None:
     """Evaluate variant scores on labeled variants: AUROC and AUPRC, overall and by chromosome."""
     from ldarnet.console import busy
@@ -49,10 +63,16 @@ def evaluate_variants(
         import sklearn  # noqa: F401
     if not is_table(scored):
         raise UserError(f"{scored}: unknown format; choose a file that ends with one of {', '.join(SUFFIXES)}")
+    if published and (label or positive or negative or group):
+        raise UserError(f"--set {published}: has its own labels; leave out --label, --positive, --negative and --group")
     rows, numbers = read_table(scored)
-    labeled = evaluation.read_labels(
-        scored, rows, numbers, label, positive=positive or (), negative=negative or (), group=group
-    )
+    if published:
+        labeled, origin = _labels_of_set(scored, rows, numbers, published, cache)
+    else:
+        labeled = evaluation.read_labels(
+            scored, rows, numbers, label or "label", positive=positive or (), negative=negative or (), group=group
+        )
+        origin = {"rows with another label": labeled.dropped}
     scores = score or evaluation.default_scores(rows)
     if not scores:
         raise UserError(f"{scored}: no column of ldarnet score-variants; choose a column with --score")
@@ -62,7 +82,7 @@ def evaluate_variants(
         "table": scored.name,
         "positives": int(labeled.labels.sum()),
         "negatives": int((~labeled.labels).sum()),
-        "rows with another label": labeled.dropped,
+        **origin,
         "groups": int(labeled.groups.max()) + 1,
         "resamples": resamples,
         "seed": seed,
@@ -75,3 +95,19 @@ def evaluate_variants(
         partial.write_text(text, encoding="utf-8")
     print(text, end="")
     print(f"\nwrote {out}: evaluation.md, evaluation.json")
+
+
+def _labels_of_set(
+    scored: Path, rows: pyarrow.Table, numbers: Sequence[int], name: str, cache: Path | None
+) -> tuple[Labeled, dict[str, Any]]:
+    """Labels of a published set for a table, and entries of the report about the set."""
+    from ldarnet.genomics.variants.labeled import labels_of, open_set
+    from ldarnet.genomics.variants.sets import find_set
+
+    chosen = find_set(name)
+    labeled, absent = labels_of(scored, rows, numbers, open_set(chosen, cache))
+    return labeled, {
+        "set": f"{chosen.name} ({chosen.source})",
+        "variants of the set that are not in the table": absent,
+        "rows that are not in the set": labeled.dropped,
+    }

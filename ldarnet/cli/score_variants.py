@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,11 +17,23 @@ from ldarnet.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from ldarnet.genomics.genome import Genome
     from ldarnet.genomics.variants.alleles import Allele
+    from ldarnet.genomics.variants.inputs import VariantInput
+    from ldarnet.genomics.variants.run import Located
+    from ldarnet.genomics.variants.unfinished import UnfinishedScores
 
 VariantFile = Annotated[
     Path,
-    typer.Argument(metavar="VARIANTS", help="VCF, BCF, or table (.parquet, .tsv, .csv) with chrom, pos, ref, alt."),
+    typer.Argument(
+        metavar="VARIANTS",
+        help="VCF, BCF, or table (.parquet, .tsv, .csv) with chrom, pos, ref, alt; "
+        "or a published set, see ldarnet variant-sets.",
+    ),
+]
+SetCache = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder for downloaded sets. Default: ~/.cache/ldarnet/variants."),
 ]
 
 
@@ -39,36 +51,31 @@ def score_variants(
         int | None, typer.Option(min=1, metavar="N", help="Alleles per forward pass. Default: by length and device.")
     ] = None,
     device: DeviceName = None,
+    cache: SetCache = None,
 ) -> None:
     """Score variants: log-likelihood ratios of ALT minus REF, embedding distance and changed boundaries.
 
-    Negative ratios mean that the model prefers REF. Insertions and deletions have no ratios.
+    Negative ratios mean that the model prefers REF. Insertions and deletions have no ratios. To resume an interrupted
+    run, run the same command again.
     """
-    from ldarnet.console import percent_bar
     from ldarnet.genomics.boundaries import check_reads_bases
-    from ldarnet.genomics.variants.run import locate, score_alleles, unscored
-    from ldarnet.genomics.variants.score import all_scores
+    from ldarnet.genomics.variants.inputs import read_variants
+    from ldarnet.genomics.variants.run import locate, unscored
 
     _check_files(variants, out)
     network = load_network(model, True, device)
     check_reads_bases(network.config)
     length = _window(model, window)
-    alleles = _read(variants)
+    given = read_variants(variants, cache)
     source = open_genome(genome, rename)
-    located = locate(source, alleles, f"{variants}: {_unit(variants)}")
-    with percent_bar("scoring", len(alleles)) as advance:
-        values = score_alleles(
-            source,
-            alleles,
-            located,
-            network,
-            all_scores(),
-            window=length,
-            batch=batch or max(BATCH_BASES.get(network.device.type, BATCH_BASES["cpu"]) // length, 1),
-            advance=advance,
-        )
-    for path in out:
-        _write(path, variants, alleles, values, f"window={length}; model={_plain(model)}; genome={_plain(genome)}")
+    alleles = given.in_genome(source)
+    located = locate(source, alleles, given.where)
+    per_pass = batch or max(BATCH_BASES.get(network.device.type, BATCH_BASES["cpu"]) // length, 1)
+    with _unfinished(out[0], network, source, alleles, window=length, batch=per_pass) as unfinished:
+        values = _score(source, alleles, located, network, unfinished, window=length, batch=per_pass)
+        for path in out:
+            _write(path, variants, given, values, f"window={length}; model={_plain(model)}; genome={_plain(genome)}")
+        unfinished.remove()
     print(f"wrote {', '.join(map(str, out))}: {len(alleles):,} alleles; windows of {length:,} bases")
     for line in unscored(alleles, length):
         print(line)
@@ -78,9 +85,11 @@ def _check_files(variants: Path, out: Sequence[Path]) -> None:
     """Check the suffixes, and that the packages that they need are installed."""
     from ldarnet.extras import optional_imports
     from ldarnet.genomics.variants import table, vcf
+    from ldarnet.genomics.variants.inputs import published_set
 
+    published = published_set(variants)
     is_vcf = variants.name.lower().endswith(vcf.INPUT_SUFFIXES)
-    if not is_vcf and not table.is_table(variants):
+    if not is_vcf and not published and not table.is_table(variants):
         known = ", ".join((*vcf.INPUT_SUFFIXES, *table.SUFFIXES))
         raise UserError(f"{variants}: unknown format; choose a file that ends with one of {known}")
     for path in out:
@@ -97,12 +106,6 @@ def _check_files(variants: Path, out: Sequence[Path]) -> None:
             import pysam  # noqa: F401
         if not is_vcf or any(path.suffix == table.PARQUET_SUFFIX for path in out):
             import pyarrow  # noqa: F401
-
-
-def _unit(variants: Path) -> str:
-    from ldarnet.genomics.variants import table
-
-    return table.unit(variants)
 
 
 def _window(model: Path, window: int | None) -> int:
@@ -122,25 +125,68 @@ def _window(model: Path, window: int | None) -> int:
     return window
 
 
-def _read(variants: Path) -> list[Allele]:
-    from ldarnet.genomics.variants import table, vcf
+def _unfinished(
+    out: Path, network: Any, genome: Genome, alleles: Sequence[Allele], *, window: int, batch: int
+) -> UnfinishedScores:
+    """Hidden folder beside ``out`` for the scores of an interrupted run."""
+    from ldarnet.genomics.tracks import model_hash
+    from ldarnet.genomics.variants.score import all_scores
+    from ldarnet.genomics.variants.unfinished import ScoringKey, UnfinishedScores, alleles_hash, genome_hash
+    from ldarnet.io.files import staging_path
+    from ldarnet.version import __version__
 
-    if not table.is_table(variants):
-        alleles = list(vcf.read_alleles(variants))
-        if not alleles:
-            raise UserError(f"{variants}: no alternate alleles; choose a file with at least one")
-        return alleles
-    return list(table.table_alleles(variants, *table.read_table(variants)))
+    key = ScoringKey(
+        model=model_hash(network),
+        genome=genome_hash(genome),
+        variants=alleles_hash(alleles),
+        window=window,
+        batch=batch,
+        device=network.device.type,
+        scores=[score.name for score in all_scores()],
+        ldarnet=__version__,
+    )
+    return UnfinishedScores(staging_path(with_parent(out)), key)
 
 
-def _write(path: Path, variants: Path, alleles: Sequence[Allele], values: np.ndarray, note: str) -> None:
+def _score(
+    genome: Genome,
+    alleles: Sequence[Allele],
+    located: Located,
+    network: Any,
+    unfinished: UnfinishedScores,
+    *,
+    window: int,
+    batch: int,
+) -> np.ndarray:
+    from ldarnet.console import percent_bar
+    from ldarnet.genomics.variants.run import score_alleles
+    from ldarnet.genomics.variants.score import all_scores
+
+    finished = len(unfinished.read(len(alleles))[0])
+    if finished:
+        print(f"resuming with {finished:,} of {len(alleles):,} alleles scored", file=sys.stderr)
+    with percent_bar("scoring", len(alleles)) as advance:
+        return score_alleles(
+            genome,
+            alleles,
+            located,
+            network,
+            all_scores(),
+            window=window,
+            batch=batch,
+            advance=advance,
+            unfinished=unfinished,
+        )
+
+
+def _write(path: Path, variants: Path, given: VariantInput, values: np.ndarray, note: str) -> None:
     from ldarnet.genomics.variants import table, vcf
     from ldarnet.genomics.variants.score import all_scores
     from ldarnet.io.files import atomic_path
 
     with atomic_path(with_parent(path)) as partial:
         if path.suffix == table.PARQUET_SUFFIX:
-            rows = table.read_table(variants)[0] if table.is_table(variants) else table.alleles_as_table(alleles)
+            rows = table.alleles_as_table(given.alleles) if given.rows is None else given.rows
             table.write_parquet(partial, table.with_scores(rows, all_scores(), values))
             return
         with vcf.vcf_writer(partial, path.name) as file:

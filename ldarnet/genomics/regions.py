@@ -122,14 +122,19 @@ def _outside(contig: str, start: int, end: int, records: Sequence[GenomeRecord])
     return f"{place} is not within one of the parts of this contig ({parts}) in"
 
 
-def name_hint(contig: str, genome: Genome) -> str:
-    """Hint for an unknown contig name, such as the same name with or without ``chr``."""
+def contig_synonyms(contig: str) -> list[str]:
+    """Other names of a contig: with or without ``chr``, and those of the mitochondrion."""
     other = contig[3:] if contig.startswith("chr") else f"chr{contig}"
     mitochondrion = {"MT": "chrM", "chrM": "MT", "chrMT": "MT", "M": "chrM"}.get(contig)
-    for name in (other, mitochondrion):
+    return [other, *([mitochondrion] if mitochondrion else ())]
+
+
+def name_hint(contig: str, genome: Genome) -> str:
+    """Hint for an unknown contig name, such as the same name with or without ``chr``."""
+    for name in contig_synonyms(contig):
         if name in genome.sizes:
             return (
-                f"this genome calls it {printable(str(name))}: use this name, or rename the contigs of the genome "
+                f"this genome calls it {printable(name)}: use this name, or rename the contigs of the genome "
                 "with --rename"
             )
     near = get_close_matches(contig, genome.sizes, n=1)

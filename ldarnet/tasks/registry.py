@@ -12,25 +12,11 @@ from pydantic import Field
 
 from ldarnet.errors import UserError
 from ldarnet.io.names import FileName, RelativePath, inside
+from ldarnet.io.published_files import CachedFile
 from ldarnet.io.records import Count, Sha256, parse_record, read_yaml
 
 _REGISTRY = Path(__file__).with_name("registry.yaml")
 _SPLITS = {2: ("train", "test"), 3: ("train", "valid", "test")}
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFile:
-    """A file to download.
-
-    Attributes:
-        name: local file name.
-        url: download URL.
-        sha256: published hash; None if the publisher states no hash.
-    """
-
-    name: str
-    url: str
-    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +68,7 @@ class Task:
     source: str
     revision: str | None
     license: str
-    files: tuple[TaskFile, ...]
+    files: tuple[CachedFile, ...]
     rows: Mapping[str, int]
     length: tuple[int, int]
     classes: tuple[str, ...]
@@ -228,7 +214,7 @@ def _task(
         source=suite.source,
         revision=suite.revision,
         license=suite.license,
-        files=tuple(TaskFile(file, url, entry.sha256.get(file)) for file, url in zip(names, urls, strict=True)),
+        files=tuple(CachedFile(file, url, entry.sha256.get(file)) for file, url in zip(names, urls, strict=True)),
         rows=dict(zip(_SPLITS[len(rows)], rows, strict=True)) if rows else {},
         length=(length, length) if isinstance(length, int) else (length[0], length[1]),
         classes=tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(sorted(classes)),

@@ -84,10 +84,12 @@ def read_labels(
     positive: Sequence[str] = (),
     negative: Sequence[str] = (),
     group: str | None = None,
+    hint: str | None = None,
 ) -> Labeled:
     """Read the labels, chromosomes and matched groups of a table.
 
-    Rows whose label is in neither class are dropped. Without a column of groups, each variant is a group.
+    Rows whose label is in neither class are dropped. Without a column of groups, each variant is a group. ``hint`` says
+    what to do if a class has no variants; by default, to choose its labels.
 
     Raises:
         UserError: a column is missing, a group or chromosome is empty, or a class has no variants.
@@ -107,8 +109,8 @@ def read_labels(
         if not kept or not found:
             seen = ", ".join(printable(value[:30]) for value in sorted({*values})[:5])
             raise UserError(
-                f"{path}: column {printable(label)} has no {name} label (its labels: {seen}); choose labels with "
-                f"--{name}"
+                f"{path}: column {printable(label)} has no {name} label (its labels: {seen}); "
+                f"{hint or f'choose labels with --{name}'}"
             )
     columns = {}
     for name in ("chrom", *([group] if group else ())):

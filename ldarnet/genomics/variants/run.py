@@ -16,6 +16,7 @@ from ldarnet.genomics.regions import name_hint
 from ldarnet.genomics.variants.alleles import Allele, place
 from ldarnet.genomics.variants.passes import read_pairs
 from ldarnet.genomics.variants.score import VariantScore
+from ldarnet.genomics.variants.unfinished import UnfinishedScores
 from ldarnet.printable import printable
 
 Located = dict[int, list[int]]
@@ -60,6 +61,7 @@ def score_alleles(
     window: int,
     batch: int,
     advance: Callable[[int], None],
+    unfinished: UnfinishedScores | None = None,
 ) -> np.ndarray:
     """Compute the scores of all alleles.
 
@@ -72,21 +74,30 @@ def score_alleles(
         window: length of the windows in bases.
         batch: alleles per forward pass.
         advance: called with the number of alleles that are finished.
+        unfinished: scores of an earlier run, which are not computed again, and place for new ones.
 
     Returns:
         (alleles, scores) float64, NaN where an allele has no score.
     """
     values = np.full((len(alleles), len(scores)), np.nan)
+    finished = np.zeros(len(alleles), bool)
+    if unfinished is not None:
+        indices, earlier = unfinished.read(len(alleles))
+        values[indices], finished[indices] = earlier, True
     records = {record.number: record for record in genome.records}
     for number, sequence in genome.sequences(located):
         ids = alphabet.encode(sequence)
         supported = [index for index in located[number] if alleles[index].unsupported_reason(window) is None]
         advance(len(located[number]) - len(supported))
-        for first in range(0, len(supported), batch):
+        for first in range(0, len(supported), batch):  # the same batches in a resumed run, for the same rounding
             indices = supported[first : first + batch]
-            pairs = [place(alleles[index], records[number], ids, window) for index in indices]
-            for index, readings in zip(indices, read_pairs(model, pairs), strict=True):
-                values[index] = [score.compute(readings) for score in scores]
+            if not finished[indices].all():
+                pairs = [place(alleles[index], records[number], ids, window) for index in indices]
+                values[indices] = [
+                    [score.compute(readings) for score in scores] for readings in read_pairs(model, pairs)
+                ]
+                if unfinished is not None:
+                    unfinished.add(indices, values[indices])
             advance(len(indices))
     return values
 
