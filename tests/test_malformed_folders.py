@@ -1,4 +1,4 @@
-"""Readers of malformed files end normally or with a one-line error, and write nothing outside their folders.
+"""Programs that read a folder with a malformed file end normally or with one line, and write nothing outside it.
 
 Every metadata file that runs, shard sets, downloads and sweeps leave behind is mutated; new files are covered
 automatically. The tests take a sample with a fixed seed; set `LARGER_SAMPLE` to a large number to try all.

@@ -1,4 +1,8 @@
-"""Resuming a run with a malformed file works, or fails with one line."""
+"""Malformed files in a run that resumes: every file, read by the functions that read it, without training.
+
+Resuming works, or fails with one line that names the file or the line. `tests/test_malformed_folders.py` covers all
+programs with a sample of changes.
+"""
 
 import json
 import random
