@@ -22,8 +22,9 @@ import numpy as np
 
 from benchmarks.record import add_result_options, provenance, result_file, write_text
 from ldarnet.errors import UserError
+from ldarnet.genome.annotation import Transcript
 from ldarnet.genome.fasta import Header, read_fasta
-from ldarnet.genomics.enrichment.features import Transcript, check_contigs, introns, load_annotation
+from ldarnet.genomics.enrichment.features import check_contigs, load_annotation
 from ldarnet.genomics.genome import Genome
 from ldarnet.genomics.variants.alleles import Allele
 from ldarnet.genomics.variants.evaluation import Labeled, default_scores, evaluate, report
@@ -94,7 +95,7 @@ class Gene:
         if kind == "start_loss":
             places = list(self.positions[:3])
         else:
-            places = [at for start, end in introns(self.transcript) for at in (start, start + 1, end - 2, end - 1)]
+            places = [at for start, end in self.transcript.introns for at in (start, start + 1, end - 2, end - 1)]
         return [Change(at, base, alt) for at in places for base in self.read([at]) for alt in "ACGT" if alt != base]
 
     def allele(self, change: Change) -> Allele:
@@ -128,7 +129,7 @@ def build_variants(
         Alleles; kind of each; and labels, where each pair is a group.
     """
     rng = np.random.default_rng(seed)
-    order = sorted(rng.permutation(len(transcripts)).tolist(), key=lambda index: not introns(transcripts[index]))
+    order = sorted(rng.permutation(len(transcripts)).tolist(), key=lambda index: not transcripts[index].introns)
     chosen: dict[str, list[Transcript]] = {}
     for index in order[:genes]:
         chosen.setdefault(transcripts[index].contig, []).append(transcripts[index])

@@ -28,7 +28,7 @@ def browse(
         ),
     ] = None,
     annotation: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Genes: GFF3 or BED file, plain or compressed.")
+        Path | None, typer.Option(metavar="FILE", help="Genes: GFF3, GTF or BED file, plain or compressed.")
     ] = None,
     region: Annotated[
         str | None, typer.Option(metavar="REGION", help="Region to show first: contig, or contig:start-end.")

@@ -42,12 +42,17 @@ def read_gff(path: Path) -> Iterator[BedInterval]:
             break
         if line.strip() and not line.startswith("#"):
             found = True
-            yield _parse(f"{path}: line {number}", line.split("\t"), number)
+            yield parse_gff_line(f"{path}: line {number}", line.split("\t"), number)
     if not found:
         raise UserError(f"{path}: no features; choose a GFF3 file with at least one feature")
 
 
-def _parse(place: str, fields: list[str], number: int) -> BedInterval:
+def parse_gff_line(place: str, fields: list[str], number: int) -> BedInterval:
+    """Interval of a GFF3 or GTF line, split at tabs.
+
+    Raises:
+        UserError: the line is malformed; ``place`` is its location in the message.
+    """
     if len(fields) != _COLUMNS or not (fields[0] and fields[2] and all(map(is_position, fields[3:5]))):
         raise UserError(f"{place}: not a GFF3 line; write {_COLUMNS} columns separated by tabs")
     first, last = int(fields[3]), int(fields[4])

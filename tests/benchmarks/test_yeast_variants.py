@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.yeast_variants import CODE, Gene, build_variants, chromosome_names, main
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
-from ldarnet.genomics.enrichment.features import Transcript, load_annotation
+from ldarnet.genome.annotation import Transcript
+from ldarnet.genomics.enrichment.features import load_annotation
 from ldarnet.genomics.genome import Genome
 from ldarnet.model import write_model
 from tests.support.genomics import random_bases, write_genome
@@ -29,7 +30,7 @@ def genome(tmp_path) -> Genome:
 def transcripts() -> list[Transcript]:
     parts = [(40, 90), (90 + len(INTRON), 40 + len(GENE))]
     turned = [(40, 40 + len(CODING) - 50), (40 + len(GENE) - 50, 40 + len(GENE))]
-    return [Transcript("I", "+", parts, parts), Transcript("II", "-", turned, turned)]
+    return [Transcript.of("I", "+", parts, parts), Transcript.of("II", "-", turned, turned)]
 
 
 def coding(genome: Genome, contig: str, at: int | None = None, alt: str = "") -> str:
@@ -75,8 +76,8 @@ def test_variants_have_the_effect_of_their_kind_and_matches_have_none(genome, se
 def test_incomplete_genes_are_skipped():
     for text in ("ATGAAATAAAAATAA", "CTGAAATAA", "ATGAANTAA", "ATGAAAAAA", "ATGAAATA", "ATGTAA"):
         whole = [(0, len(text))]
-        assert not Gene(Transcript("I", "+", whole, whole), text).is_complete()
-    assert Gene(Transcript("I", "+", [(0, 9)], [(0, 9)]), "ATGAAATAA").is_complete()
+        assert not Gene(Transcript.of("I", "+", whole, whole), text).is_complete()
+    assert Gene(Transcript.of("I", "+", [(0, 9)], [(0, 9)]), "ATGAAATAA").is_complete()
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the yeast genome")

@@ -164,10 +164,20 @@ def test_intervals_of_a_bed_file(tmp_path):
     ]
 
 
+def test_gtf_transcripts_have_the_names_of_their_genes(tmp_path):
+    path = tmp_path / "genes.gtf"
+    attributes = 'gene_id "Y1"; transcript_id "Y1_mRNA"; gene_name "ACT 1";'
+    rows = [("gene", 11, 200), ("exon", 11, 100), ("exon", 151, 200), ("CDS", 31, 100), ("CDS", 151, 180)]
+    path.write_text("".join(f"I\tx\t{kind}\t{a}\t{b}\t.\t-\t.\t{attributes}\n" for kind, a, b in rows))
+    (gene,) = GeneTrack(path, ["I"]).query(region("I", 0, 400))
+    assert (gene["name"], gene["start"], gene["end"], gene["cdStart"], gene["cdEnd"]) == ("ACT 1", 10, 200, 30, 180)
+    assert [(exon["start"], exon["end"]) for exon in gene["exons"]] == [(10, 100), (150, 200)]
+
+
 def test_an_annotation_without_genes_is_refused(tmp_path):
     path = tmp_path / "genes.gtf"
     path.write_text('I\tx\tgene\t1\t9\t.\t+\t.\tgene_id "a";\n')
-    with pytest.raises(UserError, match="no genes; choose a GFF3 file with genes and exons, or a BED file"):
+    with pytest.raises(UserError, match="no genes; choose a GFF3 or GTF file with genes and exons, or a BED file"):
         GeneTrack(path, ["I"])
 
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from ldarnet.genome.annotation import Transcript
 from ldarnet.genomics.enrichment.classes import class_rows, homopolymers, region_classes, short_tandem_repeats
-from ldarnet.genomics.enrichment.features import Transcript
 from ldarnet.genomics.enrichment.fragmentation import fragmentation_rows
 from ldarnet.tokenization.bpe import BPE
 from tests.genomics.test_enrichment import context_of, loci_of, planted, planted_genome, random_rule, strong
@@ -39,9 +39,9 @@ def test_classes_follow_transcripts_and_case(tmp_path):
     bases = random_bases(2000)
     context = context_of(tmp_path, bases[:1500] + bases[1500:1600].lower() + bases[1600:], random_rule)
     transcripts = [
-        Transcript("c", "+", [(100, 200), (300, 400)], [(150, 200), (300, 350)]),
-        Transcript("c", "-", [(220, 240)], []),
-        Transcript("d", "+", [(500, 600)], []),
+        Transcript.of("c", "+", [(100, 200), (300, 400)], [(150, 200), (300, 350)]),
+        Transcript.of("c", "-", [(220, 240)], []),
+        Transcript.of("d", "+", [(500, 600)], []),
     ]
     classes = region_classes(context.landscape, transcripts)
 
@@ -61,7 +61,7 @@ def test_classes_follow_transcripts_and_case(tmp_path):
 def test_chunk_lengths_by_class_are_bases_per_boundary(tmp_path):
     bases = "C" + random_bases(9_999) + "AT" * 1000 + "GC" * 1000
     context = context_of(tmp_path, bases, strong)
-    rows = {row.region: row for row in class_rows(context, [Transcript("c", "+", [(12_000, 14_000)], [])])}
+    rows = {row.region: row for row in class_rows(context, [Transcript.of("c", "+", [(12_000, 14_000)], [])])}
     assert rows["all"].bases == len(bases)
     assert rows["all"].boundaries == len(re.findall("[CG]", bases))
     assert rows["all"].low < rows["all"].bases_per_chunk < rows["all"].high

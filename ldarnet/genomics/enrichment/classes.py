@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldarnet import alphabet
-from ldarnet.genomics.enrichment.features import Transcript, introns
+from ldarnet.genome.annotation import Transcript
 from ldarnet.genomics.enrichment.landscape import Landscape
 from ldarnet.genomics.enrichment.nulls.base import NullContext
 from ldarnet.genomics.enrichment.nulls.kmers import MAX_K, fit_kmers
@@ -109,7 +109,7 @@ def region_classes(landscape: Landscape, transcripts: Sequence[Transcript]) -> d
     found = {}
     if transcripts:
         coding, exons, spans = (_mask(landscape, transcripts, part) for part in (_coding, _exons, _span))
-        gaps = _mask(landscape, transcripts, introns)
+        gaps = _mask(landscape, transcripts, _introns)
         found = {"coding": coding, "intron": gaps & ~exons, "intergenic": ~spans}
     homopolymer = homopolymers(landscape.ids)
     return found | {
@@ -127,9 +127,12 @@ def _exons(transcript: Transcript) -> Sequence[tuple[int, int]]:
     return [*transcript.exons, *transcript.coding]
 
 
+def _introns(transcript: Transcript) -> Sequence[tuple[int, int]]:
+    return transcript.introns
+
+
 def _span(transcript: Transcript) -> Sequence[tuple[int, int]]:
-    parts = _exons(transcript)
-    return [(min(start for start, _ in parts), max(end for _, end in parts))]
+    return [(transcript.start, transcript.end)]
 
 
 def _mask(landscape: Landscape, transcripts: Sequence[Transcript], part: Part) -> np.ndarray:

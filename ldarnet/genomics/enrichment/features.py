@@ -7,15 +7,14 @@ the boundary before base `end` for features on the reverse strand. Both are at t
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ldarnet.errors import UserError
-from ldarnet.genome.annotation import AnnotatedInterval, Strand, read_annotation
+from ldarnet.genome.annotation import Strand, Transcript, read_annotation, transcripts_of
 from ldarnet.genomics.enrichment.landscape import GAP, Landscape
 from ldarnet.genomics.genome import Genome
 from ldarnet.genomics.regions import name_hint
@@ -26,16 +25,6 @@ MAX_ELEMENT = 100
 
 Place = tuple[str, int, int, Strand]
 """Contig, start, end and strand; start equals end for a position between two bases."""
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """Exons and coding segments of a transcript, sorted by position."""
-
-    contig: str
-    strand: Strand
-    exons: Sequence[tuple[int, int]]
-    coding: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,18 +84,12 @@ def _stop_codons(transcript: Transcript) -> list[Place]:
     return [(transcript.contig, at, at, transcript.strand)]
 
 
-def introns(transcript: Transcript) -> list[tuple[int, int]]:
-    """Gaps between consecutive exons."""
-    pairs = zip(transcript.exons, transcript.exons[1:], strict=False)
-    return [(left[1], right[0]) for left, right in pairs if left[1] < right[0]]
-
-
 def _donors(transcript: Transcript) -> list[Place]:
-    return [_five_prime(transcript.contig, start, end, transcript.strand) for start, end in introns(transcript)]
+    return [_five_prime(transcript.contig, start, end, transcript.strand) for start, end in transcript.introns]
 
 
 def _acceptors(transcript: Transcript) -> list[Place]:
-    at = [start if transcript.strand == "-" else end for start, end in introns(transcript)]
+    at = [start if transcript.strand == "-" else end for start, end in transcript.introns]
     return [(transcript.contig, position, position, transcript.strand) for position in at]
 
 
@@ -155,7 +138,7 @@ def load_annotation(path: Path, name: str = "") -> Annotation:
         places: list[Place] = [(row.contig, row.start, row.end, row.strand) for row in rows]
         kind = name or path.name.partition(".")[0]
         return Annotation(path, {kind: places}, [], frozenset(row.contig for row in rows))
-    transcripts = _transcripts(lines)
+    transcripts = [found for found in transcripts_of(lines) if found.exons or found.coding]
     if not transcripts:
         raise UserError(
             f"{path}: no exon or CDS with a parent transcript; choose an annotation of genes, or a BED file"
@@ -165,20 +148,6 @@ def load_annotation(path: Path, name: str = "") -> Annotation:
         for kind, (_, find) in GENE_FEATURES.items()
     }
     return Annotation(path, kinds, transcripts, frozenset(transcript.contig for transcript in transcripts))
-
-
-def _transcripts(lines: Iterable[AnnotatedInterval]) -> list[Transcript]:
-    exons: dict[tuple[str, str, Strand], list[tuple[int, int]]] = defaultdict(list)
-    coding: dict[tuple[str, str, Strand], list[tuple[int, int]]] = defaultdict(list)
-    for row in lines:
-        table = exons if row.kind == "exon" else coding if row.kind == "CDS" else None
-        if table is not None:
-            for parent in row.parents:
-                table[row.contig, parent, row.strand].append((row.start, row.end))
-    return [
-        Transcript(key[0], key[2], sorted(exons.get(key, [])), sorted(coding.get(key, [])))
-        for key in dict.fromkeys([*exons, *coding])
-    ]
 
 
 def check_contigs(annotation: Annotation, genome: Genome) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ldarnet.genome.annotation import Transcript
 from ldarnet.genomics.enrichment.classes import ClassRow, class_rows
-from ldarnet.genomics.enrichment.features import Loci, Transcript
+from ldarnet.genomics.enrichment.features import Loci
 from ldarnet.genomics.enrichment.fragmentation import FragmentationRow, fragmentation_rows
 from ldarnet.genomics.enrichment.nulls import NULLS
 from ldarnet.genomics.enrichment.nulls.base import NullContext
