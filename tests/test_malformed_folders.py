@@ -62,7 +62,7 @@ QUICK = Retry(max_attempts=1, first_wait=0.01)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for the disk, and write reports without figures, which tests/report draws from damaged lines."""
     monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr("ldarnet.report.page._draw_panels", lambda *_: {"figures": [], "empty": {}})
+    monkeypatch.setattr("ldarnet.report.page.draw_panels", lambda *_: {"figures": [], "empty": {}})
 
 
 @pytest.fixture(scope="module")

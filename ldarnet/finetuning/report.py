@@ -19,7 +19,7 @@ from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
 from ldarnet.io.records import read_bytes, read_records
 from ldarnet.printable import printable
-from ldarnet.report.page import NARROW, WIDE, as_svg, format_time, template
+from ldarnet.report.drawing import NARROW, WIDE, Drawn, as_svg, format_time, template
 from ldarnet.report.panels import COLORS, legend_above
 from ldarnet.report.run_record import read_flat_config
 from ldarnet.tasks.metrics import metric_name, metrics_of
@@ -153,7 +153,7 @@ def _brackets(limits: Sequence[float | None] | None) -> str:
     return "" if limits is None else f" [{number(limits[0])}, {number(limits[1])}]"
 
 
-def _curves(folder: Path, results: list[FoldRecord], metric: str) -> dict[str, Any]:
+def _curves(folder: Path, results: list[FoldRecord], metric: str) -> Drawn:
     """Loss and metric of each epoch of each fold."""
 
     def draw(figure: "Figure") -> None:
@@ -183,7 +183,7 @@ def _value(value: Any, path: Path, key: str) -> float:
     return np.nan if value is None else float(value)
 
 
-def _learning_curve(runs: list[list[FoldRecord]], split: Literal["test", "valid"], metric: str) -> dict[str, Any]:
+def _learning_curve(runs: list[list[FoldRecord]], split: Literal["test", "valid"], metric: str) -> Drawn:
     """Metric of each run against its number of training rows."""
     points = []
     for results in runs:
@@ -208,7 +208,7 @@ def _learning_curve(runs: list[list[FoldRecord]], split: Literal["test", "valid"
     return _figure("Learning curve", note, draw)
 
 
-def _fold_figures(folder: Path, results: list[FoldRecord]) -> list[dict[str, Any]]:
+def _fold_figures(folder: Path, results: list[FoldRecord]) -> list[Drawn]:
     found = []
     for result in results:
         for file, title in FIGURES.items():
@@ -217,14 +217,14 @@ def _fold_figures(folder: Path, results: list[FoldRecord]) -> list[dict[str, Any
                 content = read_bytes(path, hint="delete it to write the report without it", max_bytes=MAX_FIGURE_BYTES)
                 encoded = base64.b64encode(content).decode("ascii")
                 title = f"Fold {result['fold']}: {title}"
-                found.append({"title": title, "note": "", "kind": "png", "content": encoded, "wide": False})
+                found.append(Drawn(title, "", encoded, kind="png"))
     return found
 
 
-def _figure(title: str, note: str, draw: Callable[["Figure"], None], wide: bool = False) -> dict[str, Any]:
+def _figure(title: str, note: str, draw: Callable[["Figure"], None], wide: bool = False) -> Drawn:
     with styled_figure(WIDE if wide else NARROW, 2.9) as figure:
         draw(figure)
-        return {"title": title, "note": note, "kind": "svg+xml", "content": as_svg(figure), "wide": wide}
+        return Drawn(title, note, as_svg(figure), wide)
 
 
 def _style(axes: Any, x_label: str, y_label: str) -> None:

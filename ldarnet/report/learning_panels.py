@@ -9,7 +9,8 @@ import numpy as np
 from ldarnet.interpret.figures import INK, draw_curve, drawable, log_scale, plot_compression, plot_loss, smooth
 from ldarnet.io.run_lines import NEXT_BASE_LOSS
 from ldarnet.printable import figure_label
-from ldarnet.report.panels import COLORS, NO_ROUTER, Panel, from_zero, legend_above, no_metric, one_axes, styled
+from ldarnet.report.drawing import Panel
+from ldarnet.report.panels import COLORS, NO_ROUTER, from_zero, legend_above, no_metric, one_axes, styled
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def draw_lr(figure: Figure, run: RunRecord) -> str | None:
     return None
 
 
-PANELS = [
+PANELS: list[Panel[RunRecord]] = [
     Panel(
         "Loss",
         "Masked-language-model loss. Faint: logged steps, subsampled in long runs. Solid: moving average.",

@@ -8,7 +8,8 @@ import numpy as np
 
 from ldarnet.interpret.figures import TRAIN_COLOR, VALID_COLOR, draw_curve, short_number, smooth
 from ldarnet.printable import figure_label
-from ldarnet.report.panels import COLORS, Panel, from_zero, legend_above, no_metric, one_axes
+from ldarnet.report.drawing import Panel
+from ldarnet.report.panels import COLORS, from_zero, legend_above, no_metric, one_axes
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def draw_stalls(figure: Figure, run: RunRecord) -> str | None:
     return "training never waited for a checkpoint"
 
 
-PANELS = [
+PANELS: list[Panel[RunRecord]] = [
     Panel("Throughput", "Sum over all ranks; excludes validation and checkpoints.", draw_speed),
     Panel(
         "Step time",

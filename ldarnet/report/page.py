@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import yaml
-from jinja2 import Environment, PackageLoader
 
 from ldarnet.console import format_duration
-from ldarnet.errors import UserError
-from ldarnet.interpret.figures import short_number, styled_figure
+from ldarnet.interpret.figures import short_number
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
 from ldarnet.io.run_lines import LOSSES, NEXT_BASE_LOSS, loss_of
-from ldarnet.redaction import redact
 from ldarnet.report import learning_panels, machine_panels, router_panels
-from ldarnet.report.panels import Panel
+from ldarnet.report.drawing import draw_panels, format_time, number, template
 from ldarnet.report.run_record import RunRecord
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PANELS = {"Learning": learning_panels.PANELS, "Routers": router_panels.PANELS, "Machine": machine_panels.PANELS}
-WIDE, NARROW = 11.0, 5.4
-"""Panel widths in inches."""
 
 
 def write_report(
@@ -53,11 +38,13 @@ def write_report(
     """
     run = RunRecord.read(folder, advance=advance)
     with atomic_path(out) as partial:
-        page = template("page.html.jinja").render(
+        page = template("pretraining.html.jinja").render(
             run=run,
+            config=run.config,
+            folder=run.folder,
             name=folder.resolve().name,
             facts=facts(run),
-            groups={group: _draw_panels(panels, run) for group, panels in PANELS.items()},
+            groups={group: draw_panels(panels, run) for group, panels in PANELS.items()},
             regions=(run.valid[-1].get("regions", {}) if run.valid else {}),
             written=format_time((folder / run_files.METRICS).stat().st_mtime),
             now=format_time(time.time()),
@@ -104,70 +91,6 @@ def facts(run: RunRecord) -> list[tuple[str, str, str]]:
     return found
 
 
-def number(value: float | None, digits: int) -> str:
-    """Format a number; `-` if it is undefined (None)."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def _short(value: float | None) -> str:
     """Format a number with three digits and an SI prefix."""
     return "-" if value is None else short_number(float(f"{value:.3g}"))
-
-
-def _draw_panels(panels: list[Panel], run: RunRecord) -> dict[str, Any]:
-    """Draw panels.
-
-    Returns:
-        A dict with two entries. `figures` lists the panels that have data, each with its figure as base64-encoded SVG.
-        `empty` maps each reason for missing data to the titles of the panels without data.
-    """
-    figures: list[dict[str, Any]] = []
-    empty: dict[str, list[str]] = {}
-    for panel in panels:
-        with styled_figure(WIDE if panel.wide else NARROW, panel.height) as figure:
-            reason = panel.draw(figure, run) or (
-                None if _has_values(figure) else "all values are missing or not finite"
-            )
-            if reason:
-                empty.setdefault(reason, []).append(panel.title)
-                continue
-            figures.append({"panel": panel, "figure": as_svg(figure)})
-    return {"figures": figures, "empty": empty}
-
-
-def as_svg(figure: Figure) -> str:
-    """Save a figure as base64-encoded SVG; call it inside `styled_figure`."""
-    text = io.BytesIO()
-    figure.savefig(text, format="svg", dpi=160, metadata={"Date": None})
-    return base64.b64encode(text.getvalue()).decode("ascii")
-
-
-def _has_values(figure: Figure) -> bool:
-    """Whether a figure shows a finite value."""
-    return any(
-        axes.images or axes.collections or any(np.isfinite(line.get_ydata(orig=False)).any() for line in axes.lines)
-        for axes in figure.axes
-    )
-
-
-def template(name: str) -> Any:
-    """Load a template of this folder."""
-    environment = Environment(
-        loader=PackageLoader("ldarnet.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"yaml": _yaml, "number": number}
-    return environment.get_template(name)
-
-
-def _yaml(value: Any) -> str:
-    """Format a configuration value as one line of YAML, with credentials redacted."""
-    try:
-        text = yaml.safe_dump(value, default_flow_style=True, width=1_000_000)
-        return redact(text.removesuffix("...\n").strip())
-    except (RecursionError, ValueError):
-        raise UserError(f"{run_files.CONFIG}: a value is too large or nested too deeply; fix the file") from None
-
-
-def format_time(seconds: float) -> str:
-    """Format a time in seconds since the epoch, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

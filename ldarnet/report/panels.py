@@ -1,14 +1,11 @@
-"""The `Panel` class of the report, and helpers to draw panels."""
+"""Helpers to draw the panels of training runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ldarnet.interpret.figures import FAINT, MUTED, STAGE_COLORS, short_number
 from ldarnet.io.run_files import METRICS
-from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,25 +20,6 @@ NO_ROUTER = "the model has no router"
 def no_metric(key: str) -> str:
     """Explain that a panel is empty because no line of metrics.jsonl has the metric `key`."""
     return f"{METRICS} has no {key}"
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A figure of the report.
-
-    Attributes:
-        title: heading above the figure.
-        note: caption below the heading.
-        draw: draws the panel into a figure and returns None; if the panel has no data, returns the reason.
-        wide: whether the panel spans the width of the page.
-        height: height in inches.
-    """
-
-    title: str
-    note: str
-    draw: Callable[[Figure, RunRecord], str | None]
-    wide: bool = False
-    height: float = 2.7
 
 
 def one_axes(figure: Figure, label: str) -> Axes:

@@ -10,7 +10,8 @@ from ldarnet.interpret.boundaries import BASE_COLORS, Track, draw_boundaries
 from ldarnet.interpret.figures import DASHED, INK, MUTED, VALID_COLOR, draw_curve, drawable, short_number
 from ldarnet.io.run_lines import SampleLine, TrainLine
 from ldarnet.printable import figure_label
-from ldarnet.report.panels import COLORS, NO_ROUTER, Panel, legend_above, no_metric, one_axes
+from ldarnet.report.drawing import Panel
+from ldarnet.report.panels import COLORS, NO_ROUTER, legend_above, no_metric, one_axes
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _bins(line: TrainLine) -> list[int]:
     return [len(bins) for bins in line.get("boundary_histogram", [])]
 
 
-PANELS = [
+PANELS: list[Panel[RunRecord]] = [
     Panel(
         "Boundaries over training",
         "Boundary probability along one unmasked held-out window, at every validation.",

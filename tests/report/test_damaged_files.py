@@ -45,7 +45,7 @@ def test_a_damaged_line_is_named_by_its_number(run, tmp_path, name):  # noqa: F8
 
 
 def test_config_of_another_kind_is_one_line(run, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(page, "_draw_panels", lambda *_: {"figures": [], "empty": {}})
+    monkeypatch.setattr(page, "draw_panels", lambda *_: {"figures": [], "empty": {}})
     folder, out = run(steps=5), tmp_path / "page.html"
     config = folder / "config.yaml"
     wrong = (b"[1]", b"a: [", b"\0", b"\xff", b"[" * 100_000, b"x: &a [*a]", b"1", b"", b"a: 0x" + b"f" * 9000)
@@ -123,7 +123,7 @@ def test_wrong_values(run, tmp_path, monkeypatch, values, pages):  # noqa: F811
     folder, out = run(steps=20, stages=2), tmp_path / "page.html"
     chosen = random.Random(0).sample(cases(), values)
     with monkeypatch.context() as patch:
-        patch.setattr(page, "_draw_panels", lambda *_: {"figures": [], "empty": {}})
+        patch.setattr(page, "draw_panels", lambda *_: {"figures": [], "empty": {}})
         found = accepted(folder, chosen, out)
     assert 0 < len(found) < values
     # Draw, but do not render to SVG: rendering takes most of the time.

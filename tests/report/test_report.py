@@ -202,7 +202,7 @@ def test_legend_lists_regions_of_any_name(run, name):
 
 
 def test_output_that_is_a_folder_is_rejected_before_drawing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("ldarnet.report.page._draw_panels", lambda *_: pytest.fail("drawn before the check"))
+    monkeypatch.setattr("ldarnet.report.page.draw_panels", lambda *_: pytest.fail("drawn before the check"))
     with pytest.raises(UserError, match=r"a folder, not a file; choose a file"):
         write_report(run(), tmp_path)
 
