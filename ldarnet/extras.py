@@ -11,7 +11,7 @@ EXTRAS = {
     "tasks": ("sklearn", "pyarrow"),
     "sweep": ("ray", "optuna"),
     "s3": ("s3fs",),
-    "genomics": ("pyBigWig", "pybigtools", "pysam"),
+    "genomics": ("pyBigWig", "pybigtools", "pysam", "logomaker"),
     "hf": ("accelerate",),
     "kernels": ("mamba_ssm", "causal_conv1d", "flash_attn"),
 }

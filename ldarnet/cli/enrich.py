@@ -90,14 +90,16 @@ def enrich(
     Both strands are averaged. The same seed gives the same results.
     """
     with optional_imports("ldarnet enrich"):
-        import matplotlib  # noqa: F401
+        import jinja2  # noqa: F401
+        import logomaker  # noqa: F401
     from ldarnet.config.tokenizer import read_tokenizer
     from ldarnet.genomics.boundaries import BoundaryScorer, check_reads_bases, check_stages
     from ldarnet.genomics.enrichment.features import check_contigs
     from ldarnet.genomics.enrichment.landscape import read_landscape
     from ldarnet.genomics.enrichment.motifs import read_motifs
     from ldarnet.genomics.enrichment.nulls.base import NullContext
-    from ldarnet.genomics.enrichment.report import write_study
+    from ldarnet.genomics.enrichment.report import write_report
+    from ldarnet.genomics.enrichment.results import StudyResults
     from ldarnet.genomics.enrichment.robustness import random_windows, robustness_rows
     from ldarnet.genomics.enrichment.study import check_loci
     from ldarnet.genomics.progress import GenomeProgress
@@ -154,7 +156,9 @@ def enrich(
         def advance(null: str) -> None:
             progress.info(f"null model: {null}")
 
-        files = write_study(out, context, kinds, transcripts, encoding, robustness, flank, facts, notes, advance)
+        results = StudyResults.compute(context, kinds, transcripts, matrices, encoding, robustness, flank, advance)
+        progress.info("report")
+        files = results.write_tables(out) + write_report(out, results, facts, notes)
     print(f"wrote {out}: {', '.join(files)}")
 
 

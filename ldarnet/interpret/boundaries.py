@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ldarnet import alphabet
 from ldarnet.errors import UserError
+from ldarnet.genome.annotation import Transcript
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
+from ldarnet.interpret.genes import draw_genes
 from ldarnet.model import LDARNetLanguageModel, LDARNetModel
 from ldarnet.model.chunking.selection import THRESHOLD
 from ldarnet.printable import figure_label
@@ -33,6 +35,10 @@ ROW_BASES = 60
 """Bases per row of the figure."""
 ROWS = 2
 """Maximum number of rows of bases."""
+GENE_HEIGHT = 0.42
+"""Height of a row of the gene track, in inches."""
+LOCUS = "#b5446e"
+"""Color of the mark of a feature."""
 MAX_LENGTH = 16
 """Chunk length of the last histogram bin, in bases; this bin also counts longer chunks."""
 BAR_FOOT, BAR_HEIGHT = 1.22, 1.15
@@ -182,16 +188,29 @@ def boundary_figure(
         draw_boundaries(figure, bases, tracks, start)
 
 
-def boundaries_height(bases: int) -> float:
-    """Height in inches, including the heading, of a boundary figure that is 11 inches wide."""
-    return 2.9 + 1.55 * _rows(bases)
+def boundaries_height(bases: int, genes: int = 0) -> float:
+    """Height in inches, including the heading, of a boundary figure that is 11 inches wide.
+
+    Args:
+        bases: length of the sequence.
+        genes: rows of the gene track; 0 without one.
+    """
+    return 2.9 + 1.55 * _rows(bases) + (GENE_HEIGHT * (genes + 1) if genes else 0)
 
 
 def _rows(bases: int) -> int:
     return min(ROWS, -(-bases // ROW_BASES))
 
 
-def draw_boundaries(figure: Figure, bases: str, tracks: list[Track], start: int) -> None:
+def draw_boundaries(
+    figure: Figure,
+    bases: str,
+    tracks: list[Track],
+    start: int,
+    *,
+    genes: Sequence[Sequence[Transcript]] | None = None,
+    locus: int | None = None,
+) -> None:
     """Draw the panels of `boundary_figure` from precomputed tracks.
 
     Args:
@@ -199,13 +218,50 @@ def draw_boundaries(figure: Figure, bases: str, tracks: list[Track], start: int)
         bases: nucleotide codes, a string of length L.
         tracks: probability and boundary mask of each stage, as returned by `boundary_track`; at least one stage.
         start: 0-based start on the contig.
+        genes: rows of the gene track, see `gene_rows`; None to omit the track.
+        locus: position on the contig to mark, between the bases before and at it; bases are shown around it.
     """
     rows = _rows(len(bases))
-    grid = figure.add_gridspec(rows + 1, 2, height_ratios=[1.55] * rows + [1.9], width_ratios=(4, 1))
+    first = (
+        0 if locus is None else int(np.clip(locus - start - rows * ROW_BASES // 2, 0, len(bases) - rows * ROW_BASES))
+    )
+    track = [] if genes is None else [GENE_HEIGHT * (max(len(genes), 1) + 1)]
+    heights = [1.55] * rows + track + [1.9]
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(4, 1))
     for row in range(rows):
-        _draw_bases(figure.add_subplot(grid[row, :]), bases, tracks, start, row * ROW_BASES)
-    _draw_sequence(figure.add_subplot(grid[rows, 0]), tracks[0], start)
-    _draw_lengths(figure.add_subplot(grid[rows, 1]), chunk_lengths(tracks[0][1]))
+        axes = figure.add_subplot(grid[row, :])
+        _draw_bases(axes, bases, tracks, start, first + row * ROW_BASES)
+        if row == 0:
+            _chunk_legend(axes, len(tracks), locus is not None)
+        if locus is not None and first + row * ROW_BASES <= locus - start < first + (row + 1) * ROW_BASES:
+            axes.axvline(locus - start - 0.5, color=LOCUS, linewidth=1.2)
+    sequence = figure.add_subplot(grid[-1, 0])
+    _draw_sequence(sequence, tracks[0], start)
+    if genes is not None:
+        above = figure.add_subplot(grid[rows, 0])
+        draw_genes(above, genes, start, start + len(bases))
+    if locus is not None:
+        for axes in figure.axes[rows:]:
+            axes.axvline(locus + 0.5, color=LOCUS, linewidth=1.2)
+    _draw_lengths(figure.add_subplot(grid[-1, 1]), chunk_lengths(tracks[0][1]))
+
+
+def _chunk_legend(axes: Axes, stages: int, locus: bool) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [
+        Patch(facecolor=CHUNK_FILLS[number], edgecolor=STAGE_COLORS[number], label=label)
+        for number, label in enumerate(("a chunk", "the next chunk"))
+    ]
+    handles += [
+        Line2D(
+            [], [], color=STAGE_COLORS[(depth + 1) % len(STAGE_COLORS)], linewidth=3, label=f"chunk of stage {depth}"
+        )
+        for depth in range(1, stages)
+    ]
+    handles += [Line2D([], [], color=LOCUS, linewidth=1.2, label="the feature")] if locus else []
+    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=5, borderaxespad=0.1)
 
 
 def _draw_bases(axes: Axes, bases: str, tracks: list[Track], start: int, first: int) -> None:
@@ -285,7 +341,8 @@ def _draw_sequence(axes: Axes, track: Track, start: int) -> None:
     at = start + 1 + np.arange(len(mask))
     for subset, color, label in ((~mask, OTHER_BAR, "inside a chunk"), (mask, STAGE_COLORS[0], "start of a chunk")):
         axes.vlines(at[subset], 0, probability[subset], color=color, linewidth=_bar_width(len(mask)), label=label)
-    axes.axhline(THRESHOLD, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
+    threshold = {"color": MUTED, "linewidth": 0.7, "linestyle": (0, (4, 3))}
+    axes.axhline(THRESHOLD, label="threshold of a boundary", **threshold)
     axes.set_xlim(at[0] - 0.5, at[-1] + 0.5)
     axes.set_ylim(0, 1.02)
     axes.set_yticks([0, THRESHOLD, 1])
@@ -293,9 +350,9 @@ def _draw_sequence(axes: Axes, track: Track, start: int) -> None:
     axes.set_ylabel("boundary probability", fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    legend = axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1, handlelength=1)
+    legend = axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.1, handlelength=1)
     for handle in legend.get_lines():
-        handle.set_linewidth(3)
+        handle.set_linewidth(1.5)
 
 
 def _bar_width(bases: int) -> float:

@@ -45,6 +45,7 @@ STYLE: dict[str, Any] = {
     "axes.linewidth": 0.8,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
+    "svg.hashsalt": "ldarnet",  # the same figure gives the same file
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }

@@ -1,256 +1,265 @@
-"""Files of an enrichment study: tables, figure and report."""
+"""Report of an enrichment study: an HTML page, and its figures as PNG and SVG files."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ldarnet.genome.annotation import Transcript
-from ldarnet.genomics.enrichment.classes import ClassRow, class_rows
+from ldarnet.genomics.enrichment import figures, locus_views, logos
 from ldarnet.genomics.enrichment.features import Loci
-from ldarnet.genomics.enrichment.fragmentation import FragmentationRow, fragmentation_rows
 from ldarnet.genomics.enrichment.nulls import NULLS
-from ldarnet.genomics.enrichment.nulls.base import NullContext
+from ldarnet.genomics.enrichment.results import ALPHA, StudyResults
 from ldarnet.genomics.enrichment.robustness import RobustnessRow
-from ldarnet.genomics.enrichment.study import EnrichmentRow, ProfileRow, enrichment_rows, kmer_r2, profile_rows
-from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
-from ldarnet.io.files import atomic_path
-from ldarnet.markdown import escape, table
-from ldarnet.printable import figure_label
+from ldarnet.genomics.enrichment.study import EnrichmentRow
+from ldarnet.io.files import atomic_path, make_folder
+from ldarnet.printable import printable
+from ldarnet.report.drawing import Panel, draw_panels, template
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from ldarnet.tokenization.base import Tokenization
-
-ROBUSTNESS = "robustness.csv"
-ENRICHMENT, PROFILES, CLASSES, FRAGMENTATION, REPORT, FIGURE = (
-    "enrichment.csv",
-    "profiles.csv",
-    "classes.csv",
-    "fragmentation.csv",
-    "report.md",
-    "profiles.png",
-)
-COLUMNS = 3
-MAX_PANELS = 24
-"""Kinds in the figure; the tables have all of them."""
+REPORT, FIGURES = "report.html", "figures"
+MAX_KINDS = 24
+"""Kinds with figures of their own; the tables have all of them."""
+MAX_VIEWS = 6
+"""Kinds with a view of a locus."""
+Panels = list[Panel[StudyResults]]
 
 
-def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
-    """Write dataclass instances as CSV, one column per field; NaN becomes an empty cell, numbers have six digits."""
-    names = [field.name for field in fields(kind)]
-    with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        for row in rows:
-            values = asdict(row)
-            writer.writerow([_cell(values[name]) for name in names])
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return str(value)
-
-
-def draw_profiles(path: Path, rows: Sequence[ProfileRow]) -> None:
-    """Plot mean boundary probability by offset, one panel per kind, with its interval and the mean at matched loci."""
-    kinds = list(dict.fromkeys(row.feature for row in rows))[:MAX_PANELS]
-    columns = min(COLUMNS, len(kinds))
-    lines = math.ceil(len(kinds) / columns)
-    with png_figure(path, 3.4 * columns + 0.4, 2.4 * lines + 0.6) as figure:
-        panels = figure.subplots(lines, columns, squeeze=False)
-        for axes in panels.ravel()[len(kinds) :]:
-            axes.set_axis_off()
-        for kind, axes in zip(kinds, panels.ravel(), strict=False):
-            _draw_panel(axes, kind, [row for row in rows if row.feature == kind])
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
-
-
-def _draw_panel(axes: Axes, kind: str, rows: Sequence[ProfileRow]) -> None:
-    offset = np.array([row.offset for row in rows])
-    mean, low, high, matched = (
-        np.array([getattr(row, name) for row in rows])
-        for name in ("probability", "probability_low", "probability_high", "matched")
-    )
-    axes.axvline(0, color=FAINT, linewidth=0.8)
-    axes.fill_between(offset, low, high, color=STAGE_COLORS[0], alpha=0.25, linewidth=0, label="95% interval")
-    axes.plot(offset, mean, color=STAGE_COLORS[0], linewidth=1.2, label="at the feature")
-    axes.plot(offset, matched, color=MUTED, linewidth=1.0, label="at matched loci")
-    axes.set_title(f"{figure_label(kind)} (n = {max(row.n for row in rows):,})", color=INK)
-    axes.set_xlabel("bases from the feature")
-    axes.set_ylabel("boundary probability")
-
-
-def report_text(
-    facts: Mapping[str, str],
-    rows: Sequence[EnrichmentRow],
-    r2: Mapping[int, float],
-    notes: Sequence[str],
-) -> str:
-    """Report in Markdown.
-
-    Args:
-        facts: name -> value: model, genome and settings.
-        rows: the comparisons.
-        r2: k -> share of the variance that k-mers explain.
-        notes: remarks, such as kinds that were not compared.
-    """
-    alpha = 0.05
-    kinds = list(dict.fromkeys(row.feature for row in rows))
-    parts = [
-        "# Boundaries at features\n",
-        table(("", ""), [(escape(k), escape(v)) for k, v in facts.items()], align_right=False),
-    ]
-    parts += ["\n" + "\n".join(f"- {note}" for note in notes)] if notes else []
-    parts.append(
-        "\n## Effects\n\nDifference between the mean at the loci and the mean under each null model, with its 95% "
-        "interval (bootstrap over blocks of the contigs). Bold: q below 0.05. Boundaries that follow composition or "
-        "local sequence are enriched too: only features with an effect under every null model are more than that.\n"
-    )
-    by_key = {(row.feature, row.null): row for row in rows}
-    body = [[escape(kind), *(_effect(by_key[kind, null], alpha) for null in NULLS)] for kind in kinds]
-    parts.append(table(("feature", *(null.replace("_", " ") for null in NULLS)), body))
-    parts.append(f"\n![Profiles]({FIGURE})\n\nMean boundary probability by distance, in the direction of the strand.")
-    parts.append("\n## Null models\n")
-    parts.append(
-        table(
-            ("null model", "compared with"),
-            [(n.replace("_", " "), w) for n, (_, w, _) in NULLS.items()],
-            align_right=False,
-        )
-    )
-    parts.append(
-        "\n## Local sequence\n\nShare of the variance of the boundary probability that a linear regression on k-mers "
-        "explains, on bases that it was not fitted to. The rest is longer context, or effects that are not additive.\n"
-    )
-    parts.append(table(("k", *map(str, r2)), [("share", *map(float, r2.values()))]))
-    return "\n".join(parts) + "\n"
-
-
-def _effect(row: EnrichmentRow, alpha: float) -> str:
-    if math.isnan(row.effect):
-        return "-"
-    interval = "" if math.isnan(row.effect_low) else f" ({row.effect_low:+.4f} to {row.effect_high:+.4f})"
-    effect = f"{row.effect:+.4f}"
-    return (f"**{effect}**" if row.q < alpha else effect) + interval
-
-
-def class_text(rows: Sequence[ClassRow]) -> str:
-    """Section of the report on chunk lengths by class."""
-    header = (
-        "class",
-        "bases",
-        "bases per chunk",
-        "95% interval",
-        "boundary probability",
-        "predicted from k-mers",
-        "GC",
-    )
-    body = [
-        (
-            row.region,
-            f"{row.bases:,}",
-            f"{row.bases_per_chunk:.2f}",
-            "-" if math.isnan(row.low) else f"{row.low:.2f} to {row.high:.2f}",
-            row.probability,
-            row.kmers,
-            row.gc,
-        )
-        for row in rows
-    ]
-    return f"\n## Chunk length by class of bases\n\nClasses may overlap.\n\n{table(header, body)}\n"
-
-
-def fragmentation_text(rows: Sequence[FragmentationRow]) -> str:
-    """Section of the report on the chunks of elements; empty without elements."""
-    if not rows:
-        return ""
-    header = ("feature", "tokens", "n", "bases", "chunks", "in random windows", "difference", "95% interval", "q")
-    body = [
-        (
-            escape(row.feature),
-            row.tokens,
-            f"{row.n:,}",
-            f"{row.bases:.1f}",
-            f"{row.chunks:.2f}",
-            f"{row.random:.2f}",
-            f"{row.effect:+.2f}",
-            "-" if math.isnan(row.effect_low) else f"{row.effect_low:+.2f} to {row.effect_high:+.2f}",
-            row.q,
-        )
-        for row in rows
-    ]
-    text = (
-        "Mean number of chunks or tokens that an element overlaps, and that random windows of the same length overlap."
-    )
-    return f"\n## Fragmentation of elements\n\n{text}\n\n{table(header, body)}\n"
-
-
-def robustness_text(rows: Sequence[RobustnessRow]) -> str:
-    """Section of the report on strands, edits and other models; empty without rows."""
-    if not rows:
-        return ""
-    header = ("measure", "n", "value", "95% interval", "by chance")
-    body = [
-        (
-            escape(row.measure),
-            f"{row.n:,}",
-            row.value,
-            "-" if math.isnan(row.low) else f"{row.low:.4f} to {row.high:.4f}",
-            row.chance,
-        )
-        for row in rows
-    ]
-    text = "Random windows of one strand. A Jaccard index of 1 means equal boundaries."
-    return f"\n## Robustness\n\n{text}\n\n{table(header, body)}\n"
-
-
-def write_study(
-    out: Path,
-    context: NullContext,
-    kinds: Sequence[Loci],
-    transcripts: Sequence[Transcript],
-    bpe: Tokenization | None,
-    robustness: Sequence[RobustnessRow],
-    flank: int,
-    facts: Mapping[str, str],
-    notes: Sequence[str],
-    advance: Callable[[str], None],
-) -> list[str]:
-    """Compute and write all files of a study; returns their names.
+def write_report(out: Path, results: StudyResults, facts: Mapping[str, str], notes: Sequence[str]) -> list[str]:
+    """Write the page and its figures, and return their names.
 
     Args:
         out: folder to write.
-        context: inputs of the null models.
-        kinds: loci of each kind.
-        transcripts: transcripts of all annotations, for the classes of bases.
-        bpe: byte-pair encoding to compare with.
-        robustness: measures of robustness.
-        flank: bases on both sides in profiles.
-        facts: see `report_text`.
-        notes: see `report_text`.
-        advance: called with the name of each null model, before it is computed.
+        results: results of the study.
+        facts: name -> value: model, genome and settings.
+        notes: remarks, such as kinds that were not compared.
     """
-    rows = enrichment_rows(context, kinds, advance)
-    profiles = [row for loci in kinds for row in profile_rows(context, loci, flank)]
-    r2 = kmer_r2(context)
-    classes, fragments = class_rows(context, transcripts), fragmentation_rows(context, kinds, bpe)
-    write_rows(out / ROBUSTNESS, RobustnessRow, robustness)
-    write_rows(out / CLASSES, ClassRow, classes)
-    write_rows(out / FRAGMENTATION, FragmentationRow, fragments)
-    write_rows(out / ENRICHMENT, EnrichmentRow, rows)
-    write_rows(out / PROFILES, ProfileRow, profiles)
-    draw_profiles(out / FIGURE, profiles)
-    text = report_text(facts, rows, r2, notes) + class_text(classes) + fragmentation_text(fragments)
-    with atomic_path(out / REPORT) as partial:
-        partial.write_text(text + robustness_text(robustness), encoding="utf-8")
-    return [ENRICHMENT, PROFILES, CLASSES, FRAGMENTATION, ROBUSTNESS, FIGURE, REPORT]
+    make_folder(out / FIGURES)
+    groups = {
+        name: draw_panels(_filed(name, panels), results, out / FIGURES) for name, panels in _groups(results).items()
+    }
+    page = template("enrichment.html.jinja").render(
+        name="Boundaries at features",
+        subtitle=f"{facts['model']} · {facts['genome']}",
+        folder=facts["model"],
+        facts=_facts(results),
+        notes=notes,
+        verdicts=[verdict(loci, results.of_kind(loci.name)) for loci in results.kinds],
+        nulls=[(figures.null_label(name), compared) for name, (_, compared, _) in NULLS.items()],
+        groups=groups,
+        files=FIGURES,
+        head=["feature", "n", *map(figures.null_label, NULLS)],
+        rows=[_effect_cells(loci, results.of_kind(loci.name)) for loci in results.kinds],
+        robustness=[
+            (
+                printable(row.measure),
+                f"{row.n:,}",
+                f"{row.value:.4f}",
+                _interval(row.low, row.high),
+                _number(row.chance),
+            )
+            for row in results.robustness
+        ],
+        settings=facts,
+    )
+    with atomic_path(out / REPORT) as partial_file:
+        partial_file.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return [REPORT, f"{FIGURES}/"]
+
+
+def verdict(loci: Loci, rows: Mapping[str, EnrichmentRow]) -> tuple[str, str, str]:
+    """Kind, direction (`more`, `fewer`, `mixed` or `none`), and a sentence on the null models that it differs from."""
+    known = [null for null, row in rows.items() if not math.isnan(row.effect)]
+    above, below = (
+        [null for null in known if rows[null].q < ALPHA and sign * rows[null].effect > 0] for sign in (1, -1)
+    )
+    parts = []
+    for found, word in ((above, "more"), (below, "fewer")):
+        if len(found) == len(known) and known:
+            parts.append(f"{word} boundaries than under all {len(known)} null models")
+        elif found:
+            parts.append(f"{word} boundaries than under {len(found)} of {len(known)} null models ({_list(found)})")
+    same = [null for null in known if null not in above + below]
+    if not parts:
+        parts.append("no difference from any null model")
+    elif same:
+        parts.append(f"no difference from {_list(same)}")
+    direction = "mixed" if above and below else "more" if above else "fewer" if below else "none"
+    return f"{printable(loci.name)} (n = {len(loci):,})", direction, "; ".join(parts)
+
+
+def _list(nulls: Sequence[str]) -> str:
+    return ", ".join(map(figures.null_label, nulls))
+
+
+def _facts(results: StudyResults) -> list[tuple[str, str, str]]:
+    every = results.classes[0]
+    return [
+        ("bases", f"{every.bases:,}", "with a boundary probability"),
+        ("boundaries", f"{every.boundaries:,}", "that the model selects"),
+        ("bases per chunk", _number(every.bases_per_chunk, 2), _interval(every.low, every.high, 2)),
+        ("kinds of features", str(len(results.kinds)), f"{sum(map(len, results.kinds)):,} loci"),
+        ("transcripts", f"{len(results.transcripts):,}", "in the annotations"),
+    ]
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval(low: float, high: float, digits: int = 4) -> str:
+    return "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _effect_cells(loci: Loci, rows: Mapping[str, EnrichmentRow]) -> list[str]:
+    return [printable(loci.name), f"{len(loci):,}", *(_effect(rows[null]) for null in NULLS)]
+
+
+def _robustness_cells(row: RobustnessRow) -> list[str]:
+    interval = _interval(row.low, row.high)
+    return [printable(row.measure), f"{row.n:,}", f"{row.value:.4f}", interval, _number(row.chance)]
+
+
+def _effect(row: EnrichmentRow) -> str:
+    if math.isnan(row.effect):
+        return "-"
+    interval = "" if math.isnan(row.effect_low) else f" ({row.effect_low:+.4f} to {row.effect_high:+.4f})"
+    return f"{row.effect:+.4f}{'*' if row.q < ALPHA else ''}{interval}"
+
+
+def _filed(group: str, panels: Panels) -> Panels:
+    """Name the files of panels: group, number and title."""
+    return [
+        replace(panel, file=f"{_slug(group)}-{number:02d}-{_slug(panel.title)}")
+        for number, panel in enumerate(panels, start=1)
+    ]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[:40]
+
+
+def _groups(results: StudyResults) -> dict[str, Panels]:
+    kinds = results.kinds[:MAX_KINDS]
+    return {
+        "Overview": [_overview(results)],
+        "Features": [_kind(loci) for loci in kinds],
+        "Loci": [_view(results, loci) for loci in kinds[:MAX_VIEWS]],
+        "Sequence": _sequence(results),
+        "Chunks": _chunks(results),
+    }
+
+
+def _overview(results: StudyResults) -> Panel[StudyResults]:
+    return Panel(
+        "Features against null models",
+        "n: loci of each kind. Numbers: difference of the boundary probability, or of the share of boundaries, from "
+        f"the null model; * means q < {ALPHA:g}. How to read: a feature whose whole row is blue and starred has more "
+        "boundaries than any of the null models explains; red means fewer. Colors: the difference in standard "
+        "deviations over loci.",
+        figures.draw_overview,
+        wide=True,
+        height=1.3 + 0.34 * len(results.kinds),
+    )
+
+
+def _kind(loci: Loci) -> Panel[StudyResults]:
+    return Panel(
+        printable(loci.name),
+        f"{figures.used(loci)}. How to read: left, a peak of the blue line above the gray one at 0 means more "
+        "boundaries there than at loci with the same composition. Right, difference from each null model with its 95% interval: "
+        f"filled points differ (q < {ALPHA:g}), and points right of 0 have more boundaries than expected.",
+        partial(figures.draw_kind, kind=loci.name),
+        wide=True,
+        height=3.0,
+    )
+
+
+def _view(results: StudyResults, loci: Loci) -> Panel[StudyResults]:
+    view = locus_views.random_view(results, loci)
+    where = f"{printable(view.contig)}:{view.start + 1:,}-{view.end:,}"
+    return Panel(
+        f"{printable(loci.name)} at {where}",
+        f"n = 1 of {len(loci):,} loci, chosen at random; {'reverse' if view.strand < 0 else 'forward'} strand. How to "
+        "read: boxes are chunks, bars are boundary probabilities, and a boundary is where a bar reaches the dashed "
+        "line; compare the red line, the feature, with the genes. One locus shows what chunks look like, not whether "
+        "they are enriched.",
+        partial(locus_views.draw_view, view=view),
+        wide=True,
+        height=locus_views.view_height(results, view),
+    )
+
+
+def _sequence(results: StudyResults) -> Panels:
+    boundaries = len(logos.boundary_positions(results))
+    read = "How to read: the higher a letter, the more often its base occurs here than in the regions (in bits)."
+    panels = [
+        Panel(
+            "Bases at boundaries",
+            f"n = {boundaries:,} boundaries of the forward strand; the red line is the boundary. {read}",
+            logos.draw_boundary_logo,
+            height=2.4,
+        ),
+        Panel(
+            "Local sequence",
+            f"n = {results.classes[0].bases:,} bases. How to read: share of the differences in boundary probability "
+            "that k-mers next to a base predict, on bases that the regression was not fitted to; the rest is longer "
+            "context, or not additive.",
+            figures.draw_kmers,
+            height=2.4,
+        ),
+        Panel(
+            "Bases at features",
+            f"n: loci of each kind; the red line is the feature, 5' to the left. {read}",
+            logos.draw_feature_logos,
+            wide=True,
+            height=0.4 + 1.9 * logos.logo_rows(len(results.kinds)),
+        ),
+    ]
+    if results.motifs:
+        panels.append(
+            Panel(
+                "Motifs",
+                f"n = {len(results.motifs)} motifs as given, in bits against the regions. {read}",
+                logos.draw_motif_logos,
+                wide=True,
+                height=0.4 + 1.6 * logos.logo_rows(len(results.motifs)),
+            )
+        )
+    return panels
+
+
+def _chunks(results: StudyResults) -> Panels:
+    count = len(figures.chunks(results.context.landscape)[1])
+    every = results.classes[0]
+    panels = [
+        Panel(
+            "Chunk lengths",
+            f"n = {count:,} chunks. How to read: left, where bars are higher than the gray line, chunks of this length "
+            "are more frequent than with random boundaries. Right, a class whose line is higher has longer chunks; "
+            "chunks count where their first and last base are in the class.",
+            figures.draw_lengths,
+            wide=True,
+            height=3.4,
+        ),
+        Panel(
+            "Chunk length by class of bases",
+            f"n = {every.bases:,} bases; classes may overlap. How to read: points right of the dashed line (all bases) "
+            "are cut less often; lines are 95% intervals.",
+            figures.draw_classes,
+            height=3.0,
+        ),
+    ]
+    if results.fragments:
+        panels.append(
+            Panel(
+                "Fragmentation of elements",
+                "n: elements. How to read: a point left of its black mark means that the element is cut into fewer "
+                "pieces than random windows of the same length.",
+                figures.draw_fragments,
+                height=1.2 + 0.24 * len(results.fragments),
+            )
+        )
+    return panels
