@@ -219,12 +219,10 @@ def draw_boundaries(
         tracks: probability and boundary mask of each stage, as returned by `boundary_track`; at least one stage.
         start: 0-based start on the contig.
         genes: rows of the gene track, see `gene_rows`; None to omit the track.
-        locus: position on the contig to mark, between the bases before and at it; bases are shown around it.
+        locus: position on the contig to mark, between the bases before and at it; it is in the middle of the first row.
     """
     rows = _rows(len(bases))
-    first = (
-        0 if locus is None else int(np.clip(locus - start - rows * ROW_BASES // 2, 0, len(bases) - rows * ROW_BASES))
-    )
+    first = 0 if locus is None else int(np.clip(locus - start - ROW_BASES // 2, 0, len(bases) - rows * ROW_BASES))
     track = [] if genes is None else [GENE_HEIGHT * (max(len(genes), 1) + 1)]
     heights = [1.55] * rows + track + [1.9]
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(4, 1))

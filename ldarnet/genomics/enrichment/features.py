@@ -94,15 +94,14 @@ def _acceptors(transcript: Transcript) -> list[Place]:
 
 
 GENE_FEATURES: dict[str, tuple[str, Callable[[Transcript], list[Place]]]] = {
-    "tss": ("exon", _tss),
-    "start_codon": ("CDS", _start_codons),
-    "splice_donor": ("exon", _donors),
-    "splice_acceptor": ("exon", _acceptors),
-    "stop_codon": ("CDS", _stop_codons),
-    "transcript_end": ("exon", _tes),
+    "tss": ("5' end of a transcript", _tss),
+    "start_codon": ("5' end of the first codon", _start_codons),
+    "splice_donor": ("5' end of an intron", _donors),
+    "splice_acceptor": ("3' end of an intron", _acceptors),
+    "stop_codon": ("3' end of the last codon", _stop_codons),
+    "transcript_end": ("3' end of a transcript", _tes),
 }
-"""Kind -> feature type that it is built from, and its places on a transcript: 5' end of the transcript, of the first
-codon and of introns; 3' end of introns, of the last codon and of the transcript."""
+"""Kind -> what it is, and its places on a transcript."""
 
 
 @dataclass(frozen=True)

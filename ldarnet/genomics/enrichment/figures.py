@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldarnet.genomics.enrichment.features import Loci
+from ldarnet.genomics.enrichment.features import GENE_FEATURES, Loci
 from ldarnet.genomics.enrichment.lengths import chunks, lengths_by_class
 from ldarnet.genomics.enrichment.nulls import NULLS
 from ldarnet.genomics.enrichment.results import ALPHA, StudyResults
 from ldarnet.genomics.enrichment.study import EnrichmentRow, ProfileRow
 from ldarnet.interpret.boundaries import LOCUS
-from ldarnet.interpret.figures import DASHED, FAINT, INK, MUTED, STAGE_COLORS
+from ldarnet.interpret.figures import DASHED, FAINT, INK, MUTED, STAGE_COLORS, short_number
 from ldarnet.printable import figure_label
 from ldarnet.report.panels import COLORS
 
@@ -26,6 +26,8 @@ MAX_CHUNK = 32
 """Chunk length of the last bin of a histogram, in bases; this bin also counts longer chunks."""
 MORE, FEWER = STAGE_COLORS[0], STAGE_COLORS[1]
 """Colors of features with more, and with fewer boundaries than expected."""
+WIDE_RANGE = 8
+"""Ratio of values from which on an axis is logarithmic."""
 LIMIT = 1.0
 """Effect in standard deviations at which the colors of the overview saturate."""
 
@@ -104,7 +106,7 @@ def _draw_effects(axes: Axes, rows: dict[str, EnrichmentRow]) -> None:
     axes.set_xlabel("difference from the null model")
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     handles = [
-        axes.plot([], [], "o", color=MORE, label="more boundaries")[0],
+        axes.plot([], [], "o", color=MORE, label="more")[0],
         axes.plot([], [], "o", color=FEWER, label="fewer")[0],
         axes.plot([], [], "o", color=MUTED, markerfacecolor="white", label=f"q ≥ {ALPHA:g}")[0],
     ]
@@ -156,11 +158,14 @@ def draw_classes(figure: Figure, results: StudyResults) -> str | None:
     for y, row in enumerate(results.classes):
         axes.plot([row.low, row.high], [y, y], color=STAGE_COLORS[0], linewidth=1.6)
         axes.plot(row.bases_per_chunk, y, "o", color=STAGE_COLORS[0], markersize=5)
-    overall = results.classes[0].bases_per_chunk
-    axes.axvline(overall, color=MUTED, linewidth=0.9, linestyle=DASHED)
+    axes.axvline(results.classes[0].bases_per_chunk, color=MUTED, linewidth=0.9, linestyle=DASHED)
     axes.set_yticks(range(len(results.classes)), [f"{row.region} ({row.bases:,} bases)" for row in results.classes])
     axes.set_ylim(len(results.classes) - 0.5, -0.5)
     axes.set_xlabel("bases per chunk")
+    means = [row.bases_per_chunk for row in results.classes if math.isfinite(row.bases_per_chunk)]
+    if max(means) > WIDE_RANGE * min(means):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(short_number)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     return None
 
@@ -196,7 +201,9 @@ def draw_fragments(figure: Figure, results: StudyResults) -> str | None:
     return None
 
 
-def used(loci: Loci) -> str:
-    """Number of loci of a kind, as shown in captions."""
+def described(loci: Loci) -> str:
+    """What a kind is, and its number of loci, as shown in captions."""
+    place = "boundaries from the first to the last edge" if loci.elements else "5' end"
+    place = GENE_FEATURES[loci.name][0] if loci.name in GENE_FEATURES else place
     skipped = f"; {loci.skipped:,} more are not used (duplicates, or outside of the regions)" if loci.skipped else ""
-    return f"n = {len(loci):,} loci{skipped}"
+    return f"Position: {place}. n = {len(loci):,} loci{skipped}"

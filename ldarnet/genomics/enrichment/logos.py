@@ -74,6 +74,7 @@ def draw_logo(axes: Axes, counts: np.ndarray, background: np.ndarray, *, first: 
     if first is not None:
         axes.axvline(-0.5, color=LOCUS, linewidth=1.0)
         axes.set_xlabel("bases from the position")
+        axes.set_xticks(range(first, first + len(bits) + 1, 5))
 
 
 def draw_boundary_logo(figure: Figure, results: StudyResults) -> str | None:

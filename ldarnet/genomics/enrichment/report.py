@@ -22,6 +22,8 @@ from ldarnet.report.drawing import Panel, draw_panels, template
 REPORT, FIGURES = "report.html", "figures"
 MAX_KINDS = 24
 """Kinds with figures of their own; the tables have all of them."""
+NO_UTR = 0.5
+"""Share of transcripts without untranslated regions from which on the page has a note."""
 MAX_VIEWS = 6
 """Kinds with a view of a locus."""
 Panels = list[Panel[StudyResults]]
@@ -45,7 +47,7 @@ def write_report(out: Path, results: StudyResults, facts: Mapping[str, str], not
         subtitle=f"{facts['model']} · {facts['genome']}",
         folder=facts["model"],
         facts=_facts(results),
-        notes=notes,
+        notes=[*notes, *_annotation_notes(results)],
         verdicts=[verdict(loci, results.of_kind(loci.name)) for loci in results.kinds],
         nulls=[(figures.null_label(name), compared) for name, (_, compared, _) in NULLS.items()],
         groups=groups,
@@ -92,6 +94,19 @@ def verdict(loci: Loci, rows: Mapping[str, EnrichmentRow]) -> tuple[str, str, st
 
 def _list(nulls: Sequence[str]) -> str:
     return ", ".join(map(figures.null_label, nulls))
+
+
+def _annotation_notes(results: StudyResults) -> list[str]:
+    """Warn that an annotation has no untranslated regions, so that transcripts begin and end with their codons."""
+    genes = [gene for gene in results.transcripts if gene.exons and gene.coding]
+    ends = ((gene.exons[0][0], gene.exons[-1][1], gene.coding[0][0], gene.coding[-1][1]) for gene in genes)
+    same = sum((low, high) == (first, last) for low, high, first, last in ends)
+    if same < NO_UTR * max(len(genes), 1):
+        return []
+    return [
+        f"{same / len(genes):.0%} of the transcripts with coding bases have no untranslated regions in the annotation: "
+        "tss is their start codon, and transcript_end their stop codon."
+    ]
 
 
 def _facts(results: StudyResults) -> list[tuple[str, str, str]]:
@@ -168,9 +183,9 @@ def _overview(results: StudyResults) -> Panel[StudyResults]:
 def _kind(loci: Loci) -> Panel[StudyResults]:
     return Panel(
         printable(loci.name),
-        f"{figures.used(loci)}. How to read: left, a peak of the blue line above the gray one at 0 means more "
-        "boundaries there than at loci with the same composition. Right, difference from each null model with its 95% interval: "
-        f"filled points differ (q < {ALPHA:g}), and points right of 0 have more boundaries than expected.",
+        f"{figures.described(loci)}. How to read: left, a peak of the blue line above the gray one at 0 means more "
+        "boundaries there than at loci with the same composition. Right, the difference from each null model with its "
+        f"95% interval: filled points differ (q < {ALPHA:g}); points right of 0 have more boundaries than expected.",
         partial(figures.draw_kind, kind=loci.name),
         wide=True,
         height=3.0,
