@@ -2,6 +2,8 @@
 
 import csv
 import gzip
+import re
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from ldarnet.genomics.enrichment.features import load_annotation
 from ldarnet.genomics.enrichment.motifs import motif_hits, read_motifs
 from ldarnet.model import load_model, write_model
 from tests.genomics.test_enrichment import context_of, random_rule
+from tests.support.chromium import find_chromium, visit
 from tests.support.genomics import random_bases, save, write_genome
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("logomaker")
 
 GENOME = {"chr1": random_bases(3000), "chr2": random_bases(1500, 1)}
 STARTS = range(100, 1300, 60)
@@ -89,7 +93,7 @@ def test_a_study_has_tables_a_figure_and_a_report(enrich, sites, tmp_path):
     assert status == 0
     assert printed == (
         f"wrote {out}: enrichment.csv, profiles.csv, classes.csv, fragmentation.csv, robustness.csv, "
-        "profiles.png, report.md\n"
+        "report.html, figures/\n"
     )
     rows = rows_of(out / "enrichment.csv")
     assert {row["feature"] for row in rows} == {"box", "motif TATA"}
@@ -106,13 +110,46 @@ def test_a_study_has_tables_a_figure_and_a_report(enrich, sites, tmp_path):
     assert [row["bases"] for row in fragments] == ["8", "8", "4", "4"]
     profile = [row for row in rows_of(out / "profiles.csv") if row["feature"] == "box"]
     assert [int(row["offset"]) for row in profile] == list(range(-20, 21))
-    assert (out / "profiles.png").read_bytes().startswith(b"\x89PNG")
-    report = (out / "report.md").read_text()
-    assert "| motif TATA |" in report
-    assert "kmer regression" in report
-    before = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".png"}
+    before = files_of(out)
     enrich("--annotation", f"box={sites}", "--motifs", tmp_path / "m.meme", "--motif", "TATA", "--motif-p", "0.01")
-    assert {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".png"} == before
+    assert files_of(out) == before
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Name -> content of all files but PNG."""
+    return {path.name: path.read_bytes() for path in folder.rglob("*.*") if path.suffix != ".png"}
+
+
+def test_the_page_explains_each_figure_and_links_its_files(enrich, sites, tmp_path):
+    (tmp_path / "m.meme").write_text(MEME.replace("MOTIF TATA", "MOTIF <b>$x"))
+    (tmp_path / "a.gff3").write_text(GFF)
+    words = ("--annotation", f"box={sites}", "--annotation", tmp_path / "a.gff3", "--motifs", tmp_path / "m.meme")
+    assert enrich(*words, "--motif-p", "0.07", "--flank", "5")[0] == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<b>$x" not in page
+    assert "motif &lt;b&gt;$x" in page
+    assert "tss: not compared, because only" in page
+    captions = re.findall(r"<figure.*?<p>(.*?)</p>", page, re.DOTALL)
+    titles = re.findall(r"<figure.*?<h3>(.*?)</h3>", page, re.DOTALL)
+    assert len(captions) == len(titles) > 10
+    assert all("How to read:" in caption and re.search(r"\bn( =|:)", caption) for caption in captions)
+    assert {"Features against null models", "box", "Chunk lengths", "Bases at boundaries", "Motifs"} <= set(titles)
+    linked = re.findall(r'href="(figures/[^"]+)"', page)
+    assert len(linked) == 2 * len(titles)
+    assert {f"figures/{path.name}" for path in (tmp_path / "out" / "figures").iterdir()} == set(linked)
+    assert all((tmp_path / "out" / name).read_bytes()[:5] in (b"\x89PNG\r", b"<?xml") for name in linked)
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium")
+def test_the_page_needs_no_other_file_and_fits_the_window(enrich, sites, tmp_path):
+    assert enrich("--annotation", f"box={sites}", "--windows", "0")[0] == 0
+
+    async def look(tab) -> tuple[int, bool]:
+        await tab.wait_for("document.readyState === 'complete'")
+        broken = await tab.evaluate("[...document.images].filter(image => !image.naturalWidth).length")
+        return broken, await tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    assert visit(f"file://{tmp_path / 'out' / 'report.html'}", look) == (0, True)
 
 
 def test_robustness_compares_strands_edits_and_models(enrich, sites, model, tmp_path):
@@ -139,7 +176,8 @@ def test_kinds_with_few_loci_are_named_and_not_compared(enrich, sites, tmp_path)
     few.write_text("chr1\t500\t510\n")
     assert enrich("--annotation", sites, "--annotation", few)[0] == 0
     assert {row["feature"] for row in rows_of(tmp_path / "out" / "enrichment.csv")} == {"sites"}
-    assert "- few: not compared, because only 1 loci are in the regions" in (tmp_path / "out" / "report.md").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "few: not compared, because only 1 loci are in the regions" in page
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -12,6 +12,7 @@ from pathlib import Path
 from ldarnet.genomics.enrichment import figures, locus_views, logos
 from ldarnet.genomics.enrichment.features import Loci
 from ldarnet.genomics.enrichment.nulls import NULLS
+from ldarnet.genomics.enrichment.nulls.kmers import MAX_K
 from ldarnet.genomics.enrichment.results import ALPHA, StudyResults
 from ldarnet.genomics.enrichment.robustness import RobustnessRow
 from ldarnet.genomics.enrichment.study import EnrichmentRow
@@ -116,6 +117,7 @@ def _facts(results: StudyResults) -> list[tuple[str, str, str]]:
         ("boundaries", f"{every.boundaries:,}", "that the model selects"),
         ("bases per chunk", _number(every.bases_per_chunk, 2), _interval(every.low, every.high, 2)),
         ("kinds of features", str(len(results.kinds)), f"{sum(map(len, results.kinds)):,} loci"),
+        ("explained by k-mers", f"{results.r2[MAX_K]:.0%}", f"of the variance, by up to {MAX_K} bases"),
         ("transcripts", f"{len(results.transcripts):,}", "in the annotations"),
     ]
 
