@@ -115,8 +115,10 @@ def _draw_effects(axes: Axes, rows: dict[str, EnrichmentRow]) -> None:
 
 def _legend(axes: Axes, columns: int, **options: Any) -> None:
     """Place the legend above the axes; a wide one must not make the axes narrow."""
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "columnspacing": 1.0}
-    axes.legend(ncols=columns, **place, **options).set_in_layout(False)
+    legend = axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.0, ncols=columns, **options
+    )
+    legend.set_in_layout(False)
     axes.set_title(" ")  # room for the legend
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 REACH = 10
 """Bases on both sides of a position."""
 MAX_POSITIONS = 50_000
+MIN_BITS = 0.1
+"""Minimum upper end of the y axis."""
 COLUMNS = 3
 LETTERS = alphabet.NUCLEOTIDES[: alphabet.N]
 
@@ -50,31 +52,33 @@ def background(landscape: Landscape) -> np.ndarray:
     return (counts + counts[::-1]) / (2 * counts.sum())
 
 
-def draw_logo(axes: Axes, counts: np.ndarray, background: np.ndarray, *, first: int | None) -> None:
+def draw_logo(axes: Axes, probability: np.ndarray, background: np.ndarray, *, first: int | None) -> None:
     """Draw information content against the composition of the regions.
 
     Args:
         axes: empty axes.
-        counts: numbers or probabilities of A, C, G and T, (w, 4).
+        probability: probabilities of A, C, G and T, above 0, (w, 4).
         background: composition, (4,).
         first: offset of the first base, to mark the boundary between -1 and 0; None for motifs.
     """
     import logomaker
     import pandas as pd
 
-    frame = pd.DataFrame(counts, columns=list(LETTERS))
-    kind = "counts" if counts.sum(axis=1).max() > 1.5 else "probability"
-    bits = logomaker.transform_matrix(frame, from_type=kind, to_type="information", background=background)
-    if first is not None:
-        bits.index = range(first, first + len(bits))
-    logomaker.Logo(bits, ax=axes, color_scheme={base: BASE_COLORS[base] for base in LETTERS}, show_spines=None)
-    top = max(0.1, 1.1 * float(bits.to_numpy().sum(axis=1).max()))
-    axes.set_ylim(0, top)
+    bits = probability * (probability * np.log2(probability / background)).sum(axis=1, keepdims=True)
+    positions = np.arange(len(bits)) + (first or 0)
+    frame = pd.DataFrame(bits, index=positions, columns=list(LETTERS))
+    logomaker.Logo(frame, ax=axes, color_scheme={base: BASE_COLORS[base] for base in LETTERS})
+    axes.set_ylim(0, max(MIN_BITS, 1.1 * float(bits.sum(axis=1).max())))
     axes.set_ylabel("bits")
     if first is not None:
         axes.axvline(-0.5, color=LOCUS, linewidth=1.0)
         axes.set_xlabel("bases from the position")
         axes.set_xticks(range(first, first + len(bits) + 1, 5))
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    """Probabilities from counts, with a pseudocount of one per base."""
+    return (counts + 1) / (counts.sum(axis=1, keepdims=True) + alphabet.N)
 
 
 def draw_boundary_logo(figure: Figure, results: StudyResults) -> str | None:
@@ -84,7 +88,7 @@ def draw_boundary_logo(figure: Figure, results: StudyResults) -> str | None:
         return "the regions have no boundaries"
     landscape = results.context.landscape
     counts = base_counts(landscape, at, np.ones(len(at), np.int64))
-    draw_logo(figure.subplots(), counts, background(landscape), first=-REACH)
+    draw_logo(figure.subplots(), _shares(counts), background(landscape), first=-REACH)
     return None
 
 
@@ -93,7 +97,8 @@ def draw_feature_logos(figure: Figure, results: StudyResults) -> str | None:
     landscape = results.context.landscape
     grid = _grid(figure, len(results.kinds))
     for loci, axes in zip(results.kinds, grid, strict=False):
-        draw_logo(axes, base_counts(landscape, loci.anchor, loci.sign), background(landscape), first=-REACH)
+        counts = base_counts(landscape, loci.anchor, loci.sign)
+        draw_logo(axes, _shares(counts), background(landscape), first=-REACH)
         axes.set_title(f"{figure_label(loci.name)} (n = {len(loci):,})", color=INK)
     return None
 

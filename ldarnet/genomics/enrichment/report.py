@@ -40,15 +40,14 @@ def write_report(out: Path, results: StudyResults, facts: Mapping[str, str], not
         notes: remarks, such as kinds that were not compared.
     """
     make_folder(out / FIGURES)
-    groups = {
-        name: draw_panels(_filed(name, panels), results, out / FIGURES) for name, panels in _groups(results).items()
-    }
+    shown = _shown(results)
+    groups = {name: draw_panels(_filed(name, panels), shown, out / FIGURES) for name, panels in _groups(shown).items()}
     page = template("enrichment.html.jinja").render(
         name="Boundaries at features",
         subtitle=f"{facts['model']} · {facts['genome']}",
         folder=facts["model"],
         facts=_facts(results),
-        notes=[*notes, *_annotation_notes(results)],
+        notes=[*notes, *_annotation_notes(results), *_figure_notes(results)],
         verdicts=[verdict(loci, results.of_kind(loci.name)) for loci in results.kinds],
         nulls=[(figures.null_label(name), compared) for name, (_, compared, _) in NULLS.items()],
         groups=groups,
@@ -95,6 +94,21 @@ def verdict(loci: Loci, rows: Mapping[str, EnrichmentRow]) -> tuple[str, str, st
 
 def _list(nulls: Sequence[str]) -> str:
     return ", ".join(map(figures.null_label, nulls))
+
+
+def _shown(results: StudyResults) -> StudyResults:
+    """Results with the kinds and motifs that have figures."""
+    kinds, motifs = results.kinds[:MAX_KINDS], results.motifs[:MAX_KINDS]
+    names = {loci.name for loci in kinds}
+    fragments = [row for row in results.fragments if row.feature in names]
+    return replace(results, kinds=kinds, motifs=motifs, fragments=fragments)
+
+
+def _figure_notes(results: StudyResults) -> list[str]:
+    count = len(results.kinds)
+    if count <= MAX_KINDS:
+        return []
+    return [f"Figures show the first {MAX_KINDS} of {count} kinds; the tables have all of them."]
 
 
 def _annotation_notes(results: StudyResults) -> list[str]:
@@ -159,11 +173,10 @@ def _slug(text: str) -> str:
 
 
 def _groups(results: StudyResults) -> dict[str, Panels]:
-    kinds = results.kinds[:MAX_KINDS]
     return {
         "Overview": [_overview(results)],
-        "Features": [_kind(loci) for loci in kinds],
-        "Loci": [_view(results, loci) for loci in kinds[:MAX_VIEWS]],
+        "Features": [_kind(loci) for loci in results.kinds],
+        "Loci": [_view(results, loci) for loci in results.kinds[:MAX_VIEWS]],
         "Sequence": _sequence(results),
         "Chunks": _chunks(results),
     }
@@ -239,7 +252,7 @@ def _sequence(results: StudyResults) -> Panels:
         panels.append(
             Panel(
                 "Motifs",
-                f"n = {len(results.motifs)} motifs as given, in bits against the regions. {read}",
+                f"n = {len(results.motifs)}: matrices as given in the file. {read}",
                 logos.draw_motif_logos,
                 wide=True,
                 height=0.4 + 1.6 * logos.logo_rows(len(results.motifs)),
