@@ -76,6 +76,7 @@ PACKAGES = (
     Package("ray", "sweeps, and sharding on several machines"),
     Package("pyBigWig", "boundaries from bigWig files"),
     Package("pybigtools", "bigWig and bigBed tracks"),
+    Package("logomaker", "sequence logos"),
     Package("triton", required=False),
     Package("mamba-ssm", required=False),
     Package("causal-conv1d", required=False),

@@ -93,6 +93,8 @@ def _draw_profile(axes: Axes, rows: Sequence[ProfileRow], mean: float) -> None:
 
 
 def _draw_effects(axes: Axes, rows: dict[str, EnrichmentRow]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.axvline(0, color=INK, linewidth=0.9)
     for y, null in enumerate(NULLS):
         row = rows[null]
@@ -104,6 +106,7 @@ def _draw_effects(axes: Axes, rows: dict[str, EnrichmentRow]) -> None:
     axes.set_yticks(range(len(NULLS)), [null_label(null) for null in NULLS])
     axes.set_ylim(len(NULLS) - 0.5, -0.5)
     axes.set_xlabel("difference from the null model")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     handles = [
         axes.plot([], [], "o", color=MORE, label="more")[0],
