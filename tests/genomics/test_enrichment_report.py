@@ -1,5 +1,6 @@
 """Report of an enrichment study: verdicts, lengths, logos, views."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ from ldarnet.genome.annotation import Transcript
 from ldarnet.genomics.enrichment.lengths import chunks, lengths_by_class
 from ldarnet.genomics.enrichment.logos import REACH, base_counts
 from ldarnet.genomics.enrichment.nulls import NULLS
-from ldarnet.genomics.enrichment.report import verdict
+from ldarnet.genomics.enrichment.report import verdict, write_report
+from ldarnet.genomics.enrichment.results import StudyResults
 from ldarnet.genomics.enrichment.study import EnrichmentRow
 from tests.genomics.test_enrichment import context_of, loci_of, planted, planted_genome
 from tests.support.genomics import ids_of
@@ -61,3 +63,22 @@ def test_bases_around_loci_follow_the_strand(tmp_path):
     assert forward.argmax(axis=1).tolist() == ids_of(left + right).tolist()
     complement = str.maketrans("ACGT", "TGCA")
     assert reverse.argmax(axis=1).tolist() == ids_of((left + right).translate(complement)[::-1]).tolist()
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0], ids=["no boundary", "boundaries everywhere"])
+def test_a_model_without_variation_has_a_page(tmp_path, level):
+    bases, places = planted_genome(20)
+    context = context_of(tmp_path, bases, lambda ids: np.full(len(ids), level), permutations=39, shuffled_loci=2)
+    loci = replace(loci_of(context, places), name="tss")
+    results = StudyResults.compute(context, [loci], [], [], None, [], 20, lambda _: None)
+    assert write_report(tmp_path / "out", results, {"model": "m", "genome": "g"}, [])[0] == "report.html"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "no difference from any null model" in page
+    assert "nan" not in re.sub(r"base64,[^\"]+", "", page)
+    assert ("No data for Chunk lengths: the regions have no chunks" in page) == (level == 0)
+
+
+def test_chunks_of_an_inner_stage_have_no_probabilities_inside(tmp_path):
+    landscape = context_of(tmp_path, "ACGT" * 25, lambda ids: np.arange(len(ids)) % 5 == 0).landscape
+    inner = replace(landscape, probability=np.where(landscape.boundary, landscape.probability, np.nan))
+    assert len(chunks(inner)[1]) == len(chunks(landscape)[1]) > 10

@@ -171,7 +171,7 @@ def draw_classes(figure: Figure, results: StudyResults) -> str | None:
     axes.set_ylim(len(results.classes) - 0.5, -0.5)
     axes.set_xlabel("bases per chunk")
     means = [row.bases_per_chunk for row in results.classes if math.isfinite(row.bases_per_chunk)]
-    if max(means) > WIDE_RANGE * min(means):
+    if means and max(means) > WIDE_RANGE * min(means):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(short_number)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
@@ -181,10 +181,10 @@ def draw_classes(figure: Figure, results: StudyResults) -> str | None:
 def draw_kmers(figure: Figure, results: StudyResults) -> str | None:
     """Draw the share of the variance of the boundary probability that k-mers explain."""
     axes = figure.subplots()
-    values = list(results.r2.values())
-    axes.bar(list(results.r2), np.nan_to_num(values), color=STAGE_COLORS[0], width=0.7)
+    values = np.nan_to_num(list(results.r2.values()))
+    axes.bar(list(results.r2), values, color=STAGE_COLORS[0], width=0.7)
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.set_ylim(min(0.0, *values), 1)
+    axes.set_ylim(min(0.0, values.min()), 1)
     axes.set_xlabel("k-mers of up to k bases")
     axes.set_ylabel("explained share of the variance")
     return None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ldarnet import alphabet
 from ldarnet.genome.annotation import Transcript
 from ldarnet.genomics.enrichment.classes import region_classes
 from ldarnet.genomics.enrichment.landscape import Landscape
@@ -17,10 +18,10 @@ from ldarnet.genomics.enrichment.landscape import Landscape
 def chunks(landscape: Landscape) -> tuple[np.ndarray, np.ndarray]:
     """First positions and lengths of the chunks, (C,) each.
 
-    Only chunks between two boundaries count, with boundary probabilities at all of their bases.
+    Only chunks between two boundaries count, without unknown bases.
     """
     at = np.flatnonzero(landscape.boundary)
-    unknown = np.cumsum(np.append(0, ~landscape.known))
+    unknown = np.cumsum(np.append(0, landscape.ids >= alphabet.N))
     complete = unknown[at[1:]] == unknown[at[:-1]]
     return at[:-1][complete], np.diff(at)[complete]
 

@@ -125,13 +125,18 @@ def _annotation_notes(results: StudyResults) -> list[str]:
 
 
 def _facts(results: StudyResults) -> list[tuple[str, str, str]]:
-    every = results.classes[0]
+    every, r2 = results.classes[0], results.r2[MAX_K]
+    share = "-" if math.isnan(r2) else f"{r2:.0%}"
     return [
         ("bases", f"{every.bases:,}", "with a boundary probability"),
         ("boundaries", f"{every.boundaries:,}", "that the model selects"),
         ("bases per chunk", _number(every.bases_per_chunk, 2), _interval(every.low, every.high, 2)),
         ("kinds of features", str(len(results.kinds)), f"{sum(map(len, results.kinds)):,} loci"),
-        ("k-mers explain", f"{results.r2[MAX_K]:.0%}", f"of the variance, with up to {MAX_K} bases"),
+        (
+            "k-mers explain",
+            "-" if math.isnan(r2 := results.r2[MAX_K]) else f"{r2:.0%}",
+            f"of the variance, with up to {MAX_K} bases",
+        ),
         ("transcripts", f"{len(results.transcripts):,}", "in the annotations"),
     ]
 
@@ -213,8 +218,8 @@ def _view(results: StudyResults, loci: Loci) -> Panel[StudyResults]:
     return Panel(
         f"{printable(loci.name)} at {where}",
         f"n = 1 of {len(loci):,} loci, chosen at random; {'reverse' if view.strand < 0 else 'forward'} strand. How to "
-        "read: boxes are chunks, bars are boundary probabilities, and a boundary is where a bar reaches the dashed "
-        "line; compare the red line, the feature, with the genes. One locus shows what chunks look like, not whether "
+        "read: boxes are chunks, bars are boundary probabilities, and blue bars are boundaries; compare the red line, "
+        "the feature, with the genes. One locus shows what chunks look like, not whether "
         "they are enriched.",
         partial(locus_views.draw_view, view=view),
         wide=True,
