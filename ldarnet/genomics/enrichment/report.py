@@ -134,7 +134,7 @@ def _facts(results: StudyResults) -> list[tuple[str, str, str]]:
         ("kinds of features", str(len(results.kinds)), f"{sum(map(len, results.kinds)):,} loci"),
         (
             "k-mers explain",
-            "-" if math.isnan(r2 := results.r2[MAX_K]) else f"{r2:.0%}",
+            share,
             f"of the variance, with up to {MAX_K} bases",
         ),
         ("transcripts", f"{len(results.transcripts):,}", "in the annotations"),
