@@ -132,11 +132,7 @@ def _facts(results: StudyResults) -> list[tuple[str, str, str]]:
         ("boundaries", f"{every.boundaries:,}", "that the model selects"),
         ("bases per chunk", _number(every.bases_per_chunk, 2), _interval(every.low, every.high, 2)),
         ("kinds of features", str(len(results.kinds)), f"{sum(map(len, results.kinds)):,} loci"),
-        (
-            "k-mers explain",
-            share,
-            f"of the variance, with up to {MAX_K} bases",
-        ),
+        ("k-mers explain", share, f"of the variance, with up to {MAX_K} bases"),
         ("transcripts", f"{len(results.transcripts):,}", "in the annotations"),
     ]
 
