@@ -141,7 +141,8 @@ def _attributes(column: str) -> tuple[tuple[str, ...], str, str]:
     pairs = (attribute.strip().partition("=") for attribute in column.split(";"))
     found = {key: value for key, equals, value in pairs if equals}
     parents = tuple(unquote(parent) for parent in found.get("Parent", "").split(",") if parent)
-    if not parents and (gtf := dict(_GTF_ATTRIBUTE.findall(column))):
+    if found.keys().isdisjoint(("ID", "Parent", "Name")):  # GTF; values of GFF3 may have quotes too
+        gtf = dict(_GTF_ATTRIBUTE.findall(column))
         transcript = gtf.get("transcript_id", "")
         return (transcript,) if transcript else (), "", gtf.get("gene_name") or gtf.get("gene_id", "")
     return parents, unquote(found.get("ID", "")), unquote(found.get("Name", ""))

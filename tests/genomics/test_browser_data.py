@@ -19,7 +19,7 @@ from tests.support.genomics import ids_of, random_bases, write_genome
 SIZES = {"chr1": 400, "chr10": 90, "chr2": 300}
 GFF = """##gff-version 3
 I\tsgd\tchromosome\t1\t400\t.\t.\t.\tID=chromosome:I
-I\tsgd\tgene\t11\t200\t.\t-\t.\tID=gene:Y1;Name=ACT%201
+I\tsgd\tgene\t11\t200\t.\t-\t.\tID=gene:Y1;Name=ACT%201;description=known "by" name
 I\tsgd\tmRNA\t11\t200\t.\t-\t.\tID=transcript:Y1_mRNA;Parent=gene:Y1
 I\tsgd\texon\t151\t200\t.\t-\t.\tParent=transcript:Y1_mRNA
 I\tsgd\texon\t11\t100\t.\t-\t.\tParent=transcript:Y1_mRNA
