@@ -3,7 +3,6 @@
 import csv
 import gzip
 import re
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -92,14 +91,15 @@ def test_a_study_has_tables_a_figure_and_a_report(enrich, sites, tmp_path):
     out = tmp_path / "out"
     assert status == 0
     assert printed == (
-        f"wrote {out}: enrichment.csv, profiles.csv, classes.csv, fragmentation.csv, robustness.csv, "
-        "report.html, figures/\n"
+        f"wrote {out}: enrichment.csv, profiles.csv, kmers.csv, classes.csv, fragmentation.csv, "
+        "robustness.csv, report.html, figures/\n"
     )
     rows = rows_of(out / "enrichment.csv")
     assert {row["feature"] for row in rows} == {"box", "motif TATA"}
     assert len(rows) == 12
     assert all(0 < float(row["p"]) <= float(row["q"]) <= 1 for row in rows)
     assert rows[0]["n"] == "20"
+    assert [row["k"] for row in rows_of(out / "kmers.csv")] == list("123456")
     classes = {row["region"]: row for row in rows_of(out / "classes.csv")}
     assert {"all", "homopolymer"} <= classes.keys()
     assert float(classes["all"]["bases_per_chunk"]) == pytest.approx(

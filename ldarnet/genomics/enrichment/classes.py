@@ -137,7 +137,7 @@ def _span(transcript: Transcript) -> Sequence[tuple[int, int]]:
 
 def _mask(landscape: Landscape, transcripts: Sequence[Transcript], part: Part) -> np.ndarray:
     """Bases in parts of transcripts, (T,) bool."""
-    steps = np.zeros(len(landscape.ids) + 1, np.int32)
+    edges = [np.zeros((0, 2), np.int64)]
     by_contig: dict[str, list[tuple[int, int]]] = {}
     for transcript in transcripts:
         by_contig.setdefault(transcript.contig, []).extend(part(transcript))
@@ -147,10 +147,9 @@ def _mask(landscape: Landscape, transcripts: Sequence[Transcript], part: Part) -
         first, length, offset = (
             int(values[row]) for values in (landscape.starts, landscape.lengths, landscape.offsets)
         )
-        edges = np.clip(np.array(by_contig[contig], np.int64) - first, 0, length) + offset
-        np.add.at(steps, edges[:, 0], 1)
-        np.add.at(steps, edges[:, 1], -1)
-    return np.cumsum(steps)[:-1] > 0
+        edges.append(np.clip(np.array(by_contig[contig], np.int64) - first, 0, length) + offset)
+    starts, ends = np.concatenate(edges).T
+    return _covered(len(landscape.ids), starts, ends)
 
 
 def homopolymers(ids: np.ndarray) -> np.ndarray:
@@ -170,7 +169,12 @@ def _repeats(ids: np.ndarray, period: int, minimum: int) -> np.ndarray:
     edges = np.flatnonzero(np.diff(np.concatenate(([False], equal, [False])).astype(np.int8)))
     starts, ends = edges[::2], edges[1::2] + period
     long = ends - starts >= minimum
-    steps = np.zeros(len(ids) + 1, np.int32)
-    np.add.at(steps, starts[long], 1)
-    np.add.at(steps, ends[long], -1)
+    return _covered(len(ids), starts[long], ends[long])
+
+
+def _covered(length: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Bases in at least one of the intervals, (length,) bool."""
+    steps = np.zeros(length + 1, np.int32)
+    np.add.at(steps, starts, 1)
+    np.add.at(steps, ends, -1)
     return np.cumsum(steps)[:-1] > 0

@@ -181,8 +181,8 @@ def draw_classes(figure: Figure, results: StudyResults) -> str | None:
 def draw_kmers(figure: Figure, results: StudyResults) -> str | None:
     """Draw the share of the variance of the boundary probability that k-mers explain."""
     axes = figure.subplots()
-    values = np.nan_to_num(list(results.r2.values()))
-    axes.bar(list(results.r2), values, color=STAGE_COLORS[0], width=0.7)
+    values = np.nan_to_num([row.r2 for row in results.kmers])
+    axes.bar([row.k for row in results.kmers], values, color=STAGE_COLORS[0], width=0.7)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_ylim(min(0.0, values.min()), 1)
     axes.set_xlabel("k-mers of up to k bases")

@@ -48,22 +48,16 @@ def write_report(out: Path, results: StudyResults, facts: Mapping[str, str], not
         folder=facts["model"],
         facts=_facts(results),
         notes=[*notes, *_annotation_notes(results), *_figure_notes(results)],
-        verdicts=[verdict(loci, results.of_kind(loci.name)) for loci in results.kinds],
+        verdicts=[
+            (f"{printable(loci.name)} (n = {len(loci):,})", *verdict(results.of_kind(loci.name)))
+            for loci in results.kinds
+        ],
         nulls=[(figures.null_label(name), compared) for name, (_, compared, _) in NULLS.items()],
         groups=groups,
         files=FIGURES,
         head=["feature", "n", *map(figures.null_label, NULLS)],
         rows=[_effect_cells(loci, results.of_kind(loci.name)) for loci in results.kinds],
-        robustness=[
-            (
-                printable(row.measure),
-                f"{row.n:,}",
-                f"{row.value:.4f}",
-                _interval(row.low, row.high),
-                _number(row.chance),
-            )
-            for row in results.robustness
-        ],
+        robustness=[_robustness_cells(row) for row in results.robustness],
         settings=facts,
     )
     with atomic_path(out / REPORT) as partial_file:
@@ -71,8 +65,8 @@ def write_report(out: Path, results: StudyResults, facts: Mapping[str, str], not
     return [REPORT, f"{FIGURES}/"]
 
 
-def verdict(loci: Loci, rows: Mapping[str, EnrichmentRow]) -> tuple[str, str, str]:
-    """Kind, direction (`more`, `fewer`, `mixed` or `none`), and a sentence on the null models that it differs from."""
+def verdict(rows: Mapping[str, EnrichmentRow]) -> tuple[str, str]:
+    """Direction (`more`, `fewer`, `mixed` or `none`), and a sentence on the null models that a kind differs from."""
     known = [null for null, row in rows.items() if not math.isnan(row.effect)]
     above, below = (
         [null for null in known if rows[null].q < ALPHA and sign * rows[null].effect > 0] for sign in (1, -1)
@@ -89,7 +83,7 @@ def verdict(loci: Loci, rows: Mapping[str, EnrichmentRow]) -> tuple[str, str, st
     elif same:
         parts.append(f"no difference from {_list(same)}")
     direction = "mixed" if above and below else "more" if above else "fewer" if below else "none"
-    return f"{printable(loci.name)} (n = {len(loci):,})", direction, "; ".join(parts)
+    return direction, "; ".join(parts)
 
 
 def _list(nulls: Sequence[str]) -> str:
@@ -125,7 +119,7 @@ def _annotation_notes(results: StudyResults) -> list[str]:
 
 
 def _facts(results: StudyResults) -> list[tuple[str, str, str]]:
-    every, r2 = results.classes[0], results.r2[MAX_K]
+    every, r2 = results.classes[0], results.kmers[-1].r2
     share = "-" if math.isnan(r2) else f"{r2:.0%}"
     return [
         ("bases", f"{every.bases:,}", "with a boundary probability"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
+from ldarnet.errors import UserError
 from ldarnet.genome.annotation import Transcript
 from ldarnet.genomics.enrichment.classes import ClassRow, class_rows
 from ldarnet.genomics.enrichment.features import Loci
@@ -16,12 +18,23 @@ from ldarnet.genomics.enrichment.fragmentation import FragmentationRow, fragment
 from ldarnet.genomics.enrichment.motifs import Motif
 from ldarnet.genomics.enrichment.nulls.base import NullContext
 from ldarnet.genomics.enrichment.robustness import RobustnessRow
-from ldarnet.genomics.enrichment.study import EnrichmentRow, ProfileRow, enrichment_rows, kmer_r2, profile_rows
+from ldarnet.genomics.enrichment.study import (
+    EnrichmentRow,
+    KmerRow,
+    ProfileRow,
+    enrichment_rows,
+    kmer_rows,
+    profile_rows,
+)
 from ldarnet.io.files import atomic_path
+from ldarnet.io.records import read_bytes
 
 if TYPE_CHECKING:
     from ldarnet.tokenization.base import Tokenization
 
+Row = TypeVar("Row")
+MAX_BYTES = 1 << 26
+"""Maximum size of a table."""
 ALPHA = 0.05
 """Effects with a smaller false discovery rate count as different from a null model."""
 
@@ -37,7 +50,7 @@ class StudyResults:
         motifs: motifs whose hits are kinds.
         rows: comparisons with the null models.
         profiles: boundaries by distance from the features.
-        r2: k -> share of the variance of the boundary probability that k-mers explain.
+        kmers: share of the variance of the boundary probability that k-mers explain, by k.
         classes: chunk lengths by class of bases.
         fragments: chunks of elements.
         robustness: measures of robustness.
@@ -49,7 +62,7 @@ class StudyResults:
     motifs: Sequence[Motif]
     rows: Sequence[EnrichmentRow]
     profiles: Sequence[ProfileRow]
-    r2: dict[int, float]
+    kmers: Sequence[KmerRow]
     classes: Sequence[ClassRow]
     fragments: Sequence[FragmentationRow]
     robustness: Sequence[RobustnessRow]
@@ -85,7 +98,7 @@ class StudyResults:
             motifs,
             enrichment_rows(context, kinds, advance),
             [row for loci in kinds for row in profile_rows(context, loci, flank)],
-            kmer_r2(context),
+            kmer_rows(context),
             class_rows(context, transcripts),
             fragmentation_rows(context, kinds, bpe),
             robustness,
@@ -100,6 +113,7 @@ class StudyResults:
         tables: dict[str, tuple[type, Sequence[Any]]] = {
             "enrichment.csv": (EnrichmentRow, self.rows),
             "profiles.csv": (ProfileRow, self.profiles),
+            "kmers.csv": (KmerRow, self.kmers),
             "classes.csv": (ClassRow, self.classes),
             "fragmentation.csv": (FragmentationRow, self.fragments),
             "robustness.csv": (RobustnessRow, self.robustness),
@@ -118,6 +132,25 @@ def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
         for row in rows:
             values = asdict(row)
             writer.writerow([_cell(values[name]) for name in names])
+
+
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """Read a file of `write_rows`; empty cells of numbers are NaN.
+
+    Raises:
+        UserError: the file cannot be read, or is not such a table.
+    """
+    types = get_type_hints(kind)
+    content = read_bytes(path, hint="write it again", max_bytes=MAX_BYTES)
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
+        return [kind(**{name: _value(row[name], types[name]) for name in types}) for row in reader]
+    except (csv.Error, KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: not a table of `ldarnet enrich`; write it again") from None
+
+
+def _value(cell: str, kind: type) -> Any:
+    return math.nan if kind is float and not cell else kind(cell)
 
 
 def _cell(value: Any) -> str:

@@ -86,6 +86,19 @@ class ProfileRow:
     matched: float
 
 
+@dataclass(frozen=True)
+class KmerRow:
+    """Fit of the regression of boundary probabilities on local k-mers.
+
+    Attributes:
+        k: maximum length of the k-mers.
+        r2: share of the variance that they explain, on bases that the regression was not fitted to; NaN if undefined.
+    """
+
+    k: int
+    r2: float
+
+
 def enrichment_rows(context: NullContext, kinds: Sequence[Loci], advance: Callable[[str], None]) -> list[EnrichmentRow]:
     """Compare all kinds with all null models.
 
@@ -174,9 +187,9 @@ def _clipped(positions: np.ndarray, axis: np.ndarray) -> np.ndarray:
     return np.clip(positions, 0, len(axis) - 1)
 
 
-def kmer_r2(context: NullContext) -> dict[int, float]:
-    """Share of the variance of the boundary probability that k-mers explain, for k from 1 to 6."""
-    return {k: fit_kmers(context, k).r2 for k in range(1, MAX_K + 1)}
+def kmer_rows(context: NullContext) -> list[KmerRow]:
+    """Fit the regressions on k-mers, for k from 1 to 6."""
+    return [KmerRow(k, fit_kmers(context, k).r2) for k in range(1, MAX_K + 1)]
 
 
 def check_loci(kinds: Sequence[Loci], minimum: int, where: str) -> tuple[list[Loci], list[Loci]]:
