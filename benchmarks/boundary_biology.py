@@ -76,25 +76,20 @@ class Tables:
 
 
 def outcome(rows: Mapping[str, EnrichmentRow]) -> str:
-    """Class of a kind: what is left of it after the controls.
-
-    `holds`: the same direction against every null model. `local sequence`: it differs from random boundaries, but not
-    from a null model of sequence. `partly`: it differs from some null models of sequence. `nothing`: it does not
-    differ from any null model.
-    """
+    """Class of a kind, a key of `OUTCOMES`: what is left of it after the controls."""
     known = {null: row for null, row in rows.items() if not math.isnan(row.effect)}
-    found = {null: math.copysign(1, row.effect) for null, row in known.items() if row.q < ALPHA}
-    if len(found) == len(known) and len({*found.values()}) == 1:
-        return "holds"
+    found = {null: row.effect > 0 for null, row in known.items() if row.q < ALPHA}
     if not found:
         return "nothing"
-    return "partly" if found.keys() & {"matched", "dinucleotide_shuffle", KMERS} else "local sequence"
+    if len(found) == len(known) and len({*found.values()}) == 1:
+        return "holds"
+    return "mixed" if KMERS in found or KMERS not in known else "k-mers"
 
 
 OUTCOMES = {
-    "holds": "Hold after all controls (the same direction against every null model)",
-    "partly": "Hold against some null models of sequence, but not against all",
-    "local sequence": "Explained by local sequence (no difference from matched loci, shuffles and k-mers)",
+    "holds": "Hold after all controls, with the same direction against every null model",
+    "mixed": "Differ from local k-mers, but not from every null model, or not in one direction",
+    "k-mers": "Explained by local k-mers: differ from another null model, but not from the k-mers",
     "nothing": "No difference from any null model",
 }
 
@@ -113,11 +108,11 @@ def sentences(rows: Mapping[str, EnrichmentRow], mean: float) -> str:
         )
     if not math.isnan(kmers.effect):
         total, predicted = kmers.observed - mean, kmers.expected - mean
-        share = f", {predicted / total:.0%} of it" if abs(total) > abs(kmers.effect) else ""
-        left = "context adds" if kmers.q < ALPHA else "nothing else is detectable beyond"
+        share = f", {predicted / total:.0%} of it" if total and 0 <= predicted / total <= 2 else ""
+        unclear = "" if kmers.q < ALPHA else ", which is no detectable difference"
         parts.append(
             f"Of the difference from all bases, {total:+.3f}, local k-mers predict {predicted:+.3f}{share}; "
-            f"{left} {_effect(kmers)}."
+            f"{_effect(kmers)} remains{unclear}."
         )
     return " ".join(parts)
 
@@ -212,9 +207,7 @@ def page(study: str, inputs: StudyInputs, tables: Tables, facts: Sequence[str], 
         f"A difference counts if its false discovery rate is below {ALPHA}; below {SMALL} standard deviations over "
         "loci it is called small, however many loci make it detectable.",
         "## By kind of feature",
-        "\n".join(
-            f"- **{kind}** ({named[kind]}). {sentences(kind, rows, tables.mean)}" for kind, rows in kinds.items()
-        ),
+        "\n".join(f"- **{kind}** ({named[kind]}). {sentences(rows, tables.mean)}" for kind, rows in kinds.items()),
         "## Not in this study",
         "\n".join(f"- {line}" for line in [*inputs.missing, *lost]) or "Nothing is missing.",
         "## Null models",

@@ -22,7 +22,6 @@ from tests.support.genomics import random_bases, save
 DATA = Path(__file__).parents[3] / "shared/data"
 ROW = EnrichmentRow("tss", "", "probability", 50, 0.5, 0.3, 0.2, 0.1, 0.3, 1.0, 0.01, 0.01)
 SAME = {"q": 0.5}
-SEQUENCE = ("matched", "dinucleotide_shuffle", "kmer_regression")
 
 
 def rows_of(changes: dict[str, dict]) -> dict[str, EnrichmentRow]:
@@ -85,9 +84,10 @@ def test_the_program_writes_a_page_and_its_numbers(data, ldarnet, tmp_path, monk
         ({}, "holds"),
         ({null: {"effect": -0.2} for null in NULLS}, "holds"),
         ({"shifted": {"effect": math.nan, "q": math.nan}}, "holds"),
-        ({"shifted": {"effect": -0.2}}, "partly"),
-        ({"kmer_regression": SAME}, "partly"),
-        (dict.fromkeys(SEQUENCE, SAME), "local sequence"),
+        ({"shifted": {"effect": -0.2}}, "mixed"),
+        ({"shifted": SAME}, "mixed"),
+        ({"shifted": SAME, "kmer_regression": {"effect": math.nan, "q": math.nan}}, "mixed"),
+        ({"kmer_regression": SAME}, "k-mers"),
         (dict.fromkeys(NULLS, SAME), "nothing"),
     ],
 )
@@ -103,8 +103,13 @@ def test_a_verdict_states_what_kmers_explain_and_whether_an_effect_is_small():
         "0.500, and 0.300 at matched loci: +0.2000 (95% interval +0.1000 to +0.3000), 0.10 standard deviations (small)"
         in text
     )
-    assert "difference from all bases, +0.200, local k-mers predict +0.150, 75% of it; context adds +0.0500" in text
-    assert "nothing else is detectable" in sentences(rows_of({"kmer_regression": {**kmers, **SAME}}), 0.3)
+    assert (
+        "difference from all bases, +0.200, local k-mers predict +0.150, 75% of it; +0.0500 (95% interval +0.1000 to "
+        in text
+    )
+    unclear = sentences(rows_of({"kmer_regression": {**kmers, **SAME}}), 0.3)
+    assert unclear.endswith("remains, which is no detectable difference.") and text.endswith(" remains.")
+    assert "% of it" not in sentences(rows_of({"kmer_regression": {"expected": 0.1}}), 0.3)
 
 
 def test_damaged_tables_and_missing_data_are_clear_errors(tmp_path):
