@@ -71,13 +71,13 @@ YEAST_MOTIFS = ("ABF1", "RAP1", "REB1", "MCM1")
 def yeast(data: Path, scratch: Path) -> StudyInputs:
     """S. cerevisiae S288C with gene models, measured TSS, TATA boxes, +1 nucleosomes, and promoter motifs.
 
-    Contigs are named I, II, ... as in the gene models.
+    Contigs are named I, II, ... as in the gene models. By default, the study reads chromosome IV.
     """
     folder = data / "genome_yeast_S288C"
     genome = _only(folder, "*.fsa.gz")
     names = scratch / "names.tsv"
     _write(names, (f"{old}\t{new}" for old, new in chromosome_names(genome).items()))
-    inputs = StudyInputs(genome, ["IV", "VII"], {}, names, features=list(CODONS))
+    inputs = StudyInputs(genome, ["IV"], {}, names, features=list(CODONS))
     inputs.annotations.append(str(_only(folder, "*.gff3.gz")))
     inputs.meanings |= CODONS
     for kind, (name, meaning) in YEAST_BEDS.items():
@@ -86,7 +86,8 @@ def yeast(data: Path, scratch: Path) -> StudyInputs:
             inputs.missing.append(f"{kind} ({meaning}): the data has no {name}")
             continue
         bed = scratch / f"{kind}.bed"
-        _write(bed, (f"{r.contig.removeprefix('chr')}\t{r.start}\t{r.end}\t.\t0\t{r.strand}" for r in _rows(file)))
+        rows = ((r.contig.removeprefix("chr"), r.start, r.end, ".", 0, r.strand) for r in read_annotation(file)[1])
+        _write(bed, ("\t".join(map(str, row)) for row in rows))
         inputs.annotations.append(f"{kind}={bed}")
         inputs.features.append(kind)
         inputs.meanings[kind] = meaning
@@ -99,14 +100,14 @@ def yeast(data: Path, scratch: Path) -> StudyInputs:
 
 
 def human_chr20(data: Path, scratch: Path) -> StudyInputs:
-    """Part of human chromosome 20 (GRCh37) with one GENCODE transcript per gene."""
+    """Gene-rich end of human chromosome 20 (GRCh37) with one GENCODE transcript per gene."""
     genome = _only(data / "genome_human_chr20_GRCh37", "*.fa.gz")
     table = _only(data / "annotation_human_gencode", "grch37.txt.gz")
     genes = scratch / "genes.gtf"
     _write(genes, _exons(table, "20"))
     return StudyInputs(
         genome,
-        ["20:30000001-34000000"],
+        ["20:61500001-62900000"],
         {
             "tss": "5' ends of GENCODE transcripts",
             "splice_donor": "5' ends of introns",
@@ -136,10 +137,6 @@ def _exons(table: Path, contig: str) -> Iterable[str]:
             for start, end in zip(starts, ends, strict=True):
                 fields = (contig, "GENCODE", "exon", start + 1, end, ".", strand, ".")
                 yield "\t".join(map(str, fields)) + f'\tgene_name "{name}"; transcript_id "{name}";'
-
-
-def _rows(path: Path) -> Iterable:
-    return read_annotation(path)[1]
 
 
 def _only(folder: Path, pattern: str) -> Path:

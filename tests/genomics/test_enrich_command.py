@@ -222,6 +222,32 @@ def test_motif_hits_are_those_of_the_word_on_both_strands(tmp_path):
     assert motif_hits(odds, context.landscape, 1e-6) == []
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_motif_with_two_matrices_is_one_motif_of_its_probabilities(tmp_path, order):
+    matrices = ("letter-probability matrix: w= 1\n 0 0 1 0\n", "log-odds matrix: w= 1\n 100 -500 -500 -500\n")
+    (tmp_path / "m.meme").write_text("MOTIF G\n" + "\n".join(matrices[number] for number in order) + MEME)
+    found = read_motifs(tmp_path / "m.meme")
+    assert [motif.name for motif in found] == ["G", "TATA", "ODDS"]
+    assert np.argmax(found[0].probability) == 2
+
+
+def test_two_motifs_of_one_name_are_an_error(tmp_path):
+    (tmp_path / "m.meme").write_text(MEME + MEME)
+    with pytest.raises(UserError, match="several motifs TATA"):
+        read_motifs(tmp_path / "m.meme")
+
+
+@pytest.mark.parametrize(("features", "noted"), [("tss", True), ("start_codon", False)])
+def test_an_annotation_without_untranslated_regions_is_noted_where_it_matters(enrich, tmp_path, features, noted):
+    lines = ["##gff-version 3"]
+    for at in range(101, 2900, 200):
+        lines += [f"chr1\ts\t{kind}\t{at}\t{at + 90}\t.\t+\t.\tParent=t{at}" for kind in ("exon", "CDS")]
+    (tmp_path / "a.gff3").write_text("\n".join(lines) + "\n")
+    assert enrich("--annotation", tmp_path / "a.gff3", "--features", features, "--windows", "0")[0] == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert ("have no untranslated regions" in page) == noted
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

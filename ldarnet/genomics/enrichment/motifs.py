@@ -6,6 +6,7 @@ Shapes: w bases of a motif, T positions of the axis.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ SCALE = 50
 SITES = 20.0
 """Number of sites of a motif that does not state it, for the pseudocount of one site."""
 MAX_WIDTH = 100
+LOG_ODDS = "log-odds matrix"
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,20 @@ class Motif:
 def read_motifs(path: Path, names: Sequence[str] = ()) -> list[Motif]:
     """Read the motifs of a file in MEME's minimal format: probability or log-odds matrices of DNA.
 
+    Of a motif with both matrices, the probabilities are used.
+
     Args:
         path: path of the file.
         names: names of motifs to read; by default, all.
 
     Raises:
-        UserError: the file cannot be read or is malformed, or has no such motif.
+        UserError: the file cannot be read or is malformed, or has no such motif, or two of the same name.
     """
-    motifs = list(_parse(path))
+    sections: dict[int, Motif] = {}
+    for section, exact, motif in _parse(path):
+        if exact or section not in sections:
+            sections[section] = motif
+    motifs = list(sections.values())
     if not motifs:
         raise UserError(f"{path}: no motifs; choose a file in MEME format with letter-probability or log-odds matrices")
     known = {motif.name for motif in motifs}
@@ -54,16 +62,22 @@ def read_motifs(path: Path, names: Sequence[str] = ()) -> list[Motif]:
             raise UserError(
                 f"--motif {printable(name)}: not in {path}; its motifs are {some}{', ...' * (len(motifs) > 5)}"
             )
-    return [motif for motif in motifs if not names or motif.name in names]
+    chosen = [motif for motif in motifs if not names or motif.name in names]
+    repeated = [name for name, count in Counter(motif.name for motif in chosen).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: several motifs {printable(repeated[0])}; give each a name of its own")
+    return chosen
 
 
-def _parse(path: Path) -> Iterator[Motif]:
-    name, header, background = "", "", np.full(4, 0.25)
+def _parse(path: Path) -> Iterator[tuple[int, bool, Motif]]:
+    """Yield the line of the name of a motif, whether its matrix has probabilities, and the motif; per matrix."""
+    section, name, header, background = 0, "", "", np.full(4, 0.25)
     rows: list[list[float]] = []
     in_background, start = False, 0
 
-    def motif() -> Motif:
-        return _motif(f"{path}: line {start}", name, header, rows, background)
+    def motif() -> tuple[int, bool, Motif]:
+        found = _motif(f"{path}: line {start}", name, header, rows, background)
+        return section, not header.startswith(LOG_ODDS), found
 
     for number, line in enumerate(text_lines(path), start=1):
         words = line.split()
@@ -78,8 +92,8 @@ def _parse(path: Path) -> Iterator[Motif]:
             background = _background(f"{path}: line {number}", words)
         in_background = line.startswith("Background letter frequencies")
         if line.startswith("MOTIF") and len(words) > 1:
-            name = words[1]
-        elif line.startswith(("letter-probability matrix", "log-odds matrix")):
+            section, name = number, words[1]
+        elif line.startswith(("letter-probability matrix", LOG_ODDS)):
             header, start = line, number
         elif line.startswith("ALPHABET=") and "".join(words[1:] or [line[9:].strip()]) != "ACGT":
             raise UserError(f"{path}: line {number}: the alphabet is not ACGT; choose motifs of DNA")
@@ -91,7 +105,7 @@ def _motif(place: str, name: str, header: str, rows: list[list[float]], backgrou
     values = np.array(rows)
     if not name or len(values) > MAX_WIDTH:
         raise UserError(f"{place}: a motif without a name or with more than {MAX_WIDTH} positions; fix the file")
-    if header.startswith("log-odds"):  # in hundredths of bits
+    if header.startswith(LOG_ODDS):  # in hundredths of bits
         values = background * np.exp2(np.clip(values / 100, -50, 50))
     sums = values.sum(axis=1, keepdims=True)
     if (values < 0).any() or not np.isfinite(values).all() or (sums <= 0).any():

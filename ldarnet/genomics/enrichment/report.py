@@ -107,6 +107,8 @@ def _figure_notes(results: StudyResults) -> list[str]:
 
 def _annotation_notes(results: StudyResults) -> list[str]:
     """Warn that an annotation has no untranslated regions, so that transcripts begin and end with their codons."""
+    if {loci.name for loci in results.kinds}.isdisjoint(("tss", "transcript_end")):
+        return []
     genes = [gene for gene in results.transcripts if gene.exons and gene.coding]
     ends = ((gene.exons[0][0], gene.exons[-1][1], gene.coding[0][0], gene.coding[-1][1]) for gene in genes)
     same = sum((low, high) == (first, last) for low, high, first, last in ends)
