@@ -287,7 +287,8 @@ def main() -> None:
         f"Genome: {inputs.genome.name}, {', '.join(regions)}",
         f"Models of other seeds: {', '.join(options.other) or 'none, so agreement between seeds is not measured'}",
     ]
-    command = shlex.join(["python", "-m", "benchmarks.boundary_biology", *sys.argv[1:]])
+    words = ["NOTE" if word == options.note else word for word in sys.argv[1:]]
+    command = shlex.join(["python", "-m", "benchmarks.boundary_biology", *words])
     facts = [*facts, *(line.removeprefix("- ") for line in provenance(command).splitlines())]
     write_text(file, page(options.study, inputs, tables, facts, options.note))
     write_text(file.with_suffix(".json"), as_json(tables, facts))
