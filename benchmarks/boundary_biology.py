@@ -242,8 +242,8 @@ def model_facts(model: Path) -> list[str]:
 
 def as_json(tables: Tables, facts: Sequence[str]) -> str:
     """Tables and facts as JSON, with null for undefined numbers."""
-    content = {"facts": list(facts), **asdict(tables)}
-    content["outcomes"] = {kind: outcome(rows) for kind, rows in tables.kinds.items()}
+    outcomes = {kind: outcome(rows) for kind, rows in tables.kinds.items()}
+    content = {"facts": list(facts), "outcomes": outcomes, **asdict(tables)}
     return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
 
 
