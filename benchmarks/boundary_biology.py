@@ -144,14 +144,14 @@ def summary(tables: Tables) -> list[str]:
         if row.measure.endswith("Jaccard index"):
             word = "above" if row.low > row.chance else "below" if row.high < row.chance else "no better than"
             found.append(
-                f"Agreement of boundaries, {row.measure}: {row.value:.3f} ({_interval(row)}), {word} chance "
+                f"Agreement of boundaries, {row.measure}: {row.value:.3f} ({_range(row.low, row.high)}), {word} chance "
                 f"({_number(row.chance)})."
             )
     return found
 
 
-def _interval(row: RobustnessRow) -> str:
-    return "-" if math.isnan(row.low) else f"{row.low:.3f} to {row.high:.3f}"
+def _range(low: float, high: float, digits: int = 3) -> str:
+    return "-" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def _number(value: float, digits: int = 3) -> str:
@@ -185,7 +185,7 @@ def page(study: str, inputs: StudyInputs, tables: Tables, facts: Sequence[str], 
     ]
     classes = [
         [
-            *(row.region, f"{row.bases:,}", _number(row.bases_per_chunk, 2), f"{row.low:.2f} to {row.high:.2f}"),
+            *(row.region, f"{row.bases:,}", _number(row.bases_per_chunk, 2), _range(row.low, row.high, 2)),
             *(_number(row.probability), _number(row.kmers), f"{row.gc:.0%}"),
         ]
         for row in tables.classes
@@ -195,7 +195,7 @@ def page(study: str, inputs: StudyInputs, tables: Tables, facts: Sequence[str], 
         for row in tables.fragments
     ]
     robustness = [
-        [row.measure, f"{row.n:,}", _number(row.value), _interval(row), _number(row.chance)]
+        [row.measure, f"{row.n:,}", _number(row.value), _range(row.low, row.high), _number(row.chance)]
         for row in tables.robustness
     ]
     sections = [
