@@ -237,7 +237,9 @@ def model_facts(model: Path) -> list[str]:
     """Size of the model and length of its windows."""
     network = load_model(model, LDARNetLanguageModel)
     count = sum(parameter.numel() for parameter in network.parameters())
-    return [f"Model: {model}, {count / 1e6:.2f} million parameters, windows of {window_length(model) or '?'} bases"]
+    length = window_length(model)
+    windows = "windows of unknown length" if length is None else f"windows of {length:,} bases"
+    return [f"Model: {model}, {count / 1e6:.2f} million parameters, {windows}"]
 
 
 def as_json(tables: Tables, facts: Sequence[str]) -> str:
