@@ -192,10 +192,15 @@ def main() -> None:
             continue
         part = Labeled(labeled.labels[keep], labeled.chromosomes[keep], labeled.groups[keep], labeled.rows[keep], 0)
         results = evaluate(
-            options.genome, rows, part, default_scores(rows), resamples=options.resamples, seed=options.seed
+            options.genome,
+            rows,
+            part,
+            default_scores(rows),
+            resamples=options.resamples,
+            seed=options.seed,
+            by_chromosome=False,
         )
-        overall = [result for result in results if result.subset == "all"]
-        text = report(overall, {"pairs": int(part.labels.sum())})
+        text = report(results, {"pairs": int(part.labels.sum())})
         sections.append(text.replace("# Evaluation of variant scores", f"## {kind}"))
     text = "# Start-loss, stop-gain and splice-site variants against matched synonymous ones\n\n"
     text += f"{options.note}\n\n" if options.note else ""

@@ -130,7 +130,14 @@ def default_scores(rows: pyarrow.Table) -> list[str]:
 
 
 def evaluate(
-    path: Path, rows: pyarrow.Table, labeled: Labeled, scores: Sequence[str], *, resamples: int, seed: int
+    path: Path,
+    rows: pyarrow.Table,
+    labeled: Labeled,
+    scores: Sequence[str],
+    *,
+    resamples: int,
+    seed: int,
+    by_chromosome: bool = True,
 ) -> list[Result]:
     """Evaluate scores: on all variants, averaged over chromosomes, and on each chromosome.
 
@@ -141,6 +148,7 @@ def evaluate(
         scores: columns; ``-NAME`` ranks low values first, ``abs(NAME)`` ranks by magnitude.
         resamples: number of bootstrap resamples of groups.
         seed: seed of the resamples.
+        by_chromosome: whether to evaluate chromosomes, too.
 
     Raises:
         UserError: a column is missing or not numeric, or has no values for one of the classes.
@@ -148,7 +156,7 @@ def evaluate(
     return [
         result
         for score in scores
-        for result in _results(score, labeled, _values(path, rows, score)[labeled.rows], resamples, seed)
+        for result in _results(score, labeled, _values(path, rows, score)[labeled.rows], resamples, seed, by_chromosome)
     ]
 
 
@@ -158,8 +166,13 @@ def report(results: Sequence[Result], settings: dict[str, Any]) -> str:
         f"- {name}: {escape(str(value))}\n" for name, value in settings.items()
     )
     note = (
-        "\nAUPRC of a random score is the share of positives. Intervals are 95%, from a bootstrap over groups. "
-        f"`{MEAN}` weights each chromosome with both classes by its number of variants.\n\n"
+        "\nAUPRC of a random score is the share of positives. Intervals are 95%, from a bootstrap over groups."
+        + (
+            f" `{MEAN}` weights each chromosome with both classes by its number of variants."
+            if any(result.subset == MEAN for result in results)
+            else ""
+        )
+        + "\n\n"
     )
     header = ("score", "variants of", "variants", "positives", "missing", "AUROC", "interval", "AUPRC", "interval")
     lines = [
@@ -208,15 +221,18 @@ def _values(path: Path, rows: pyarrow.Table, score: str) -> np.ndarray:
     return np.abs(values) if absolute else -values if score.startswith("-") else values
 
 
-def _results(score: str, labeled: Labeled, values: np.ndarray, resamples: int, seed: int) -> list[Result]:
+def _results(
+    score: str, labeled: Labeled, values: np.ndarray, resamples: int, seed: int, by_chromosome: bool
+) -> list[Result]:
     known = np.isfinite(values)
     labels, values, groups = labeled.labels[known], values[known], labeled.groups[known]
     names, chromosomes = np.unique(labeled.chromosomes, return_inverse=True)
     which = chromosomes[known]
     subsets: dict[str, Callable[[np.ndarray], dict[str, float | None]]] = {
         "all": lambda index: metrics(labels[index], values[index]),
-        MEAN: lambda index: _mean_of_chromosomes(labels[index], values[index], which[index]),
     }
+    if by_chromosome:
+        subsets[MEAN] = lambda index: _mean_of_chromosomes(labels[index], values[index], which[index])
     everything = np.arange(len(labels))
     draws = list(_resampled(groups, resamples, seed)) if len(labels) else []
     results = []
@@ -232,7 +248,7 @@ def _results(score: str, labeled: Labeled, values: np.ndarray, resamples: int, s
         results.append(
             Result(score, subset, len(labels), int(labels.sum()), missing, **compute(everything), intervals=intervals)
         )
-    for number, name in enumerate(names.tolist()):
+    for number, name in enumerate(names.tolist() if by_chromosome else ()):
         index = np.flatnonzero(which == number)
         missing = int(((chromosomes == number) & ~known).sum())
         found = metrics(labels[index], values[index])
