@@ -5,7 +5,7 @@
 The variants are made from the annotation: single-base changes that destroy a start codon, create a stop codon, or
 change one of the two bases at an end of an intron. Each has a match: the closest synonymous change in the same gene
 from the same base to the same base, in the direction of the gene. So neither the composition of genes nor the
-spectrum of changes can separate the classes.
+spectrum of changes can separate the classes. The neighboring bases can: a ratio of 7-mer counts shows by how much.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from benchmarks.record import add_result_options, provenance, result_file, write_text
+from ldarnet import alphabet
 from ldarnet.errors import UserError
 from ldarnet.genome.annotation import Transcript
 from ldarnet.genome.fasta import Header, read_fasta
@@ -36,6 +38,8 @@ from ldarnet.model import LDARNetForMaskedLM, load_model
 from ldarnet.model.folder import window_length
 
 KINDS = ("start_loss", "stop_gain", "splice_site")
+KMER = 7
+"""Length of the windows whose counts are the baseline; odd."""
 _BASES = "TCAG"
 _AMINO_ACIDS = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
 CODE = {a + b + c: _AMINO_ACIDS[16 * i + 4 * j + k] for i, a in enumerate(_BASES) for j, b in enumerate(_BASES)
@@ -151,6 +155,31 @@ def build_variants(
     return alleles, kinds, Labeled(np.array(labels), names, np.arange(count) // 2, np.arange(count), 0)
 
 
+def kmer_ratios(genome: Genome, alleles: Sequence[Allele]) -> np.ndarray:
+    """Log of the count of the `KMER` bases around each substitution with ALT, minus that with REF.
+
+    Counts are of the genome, both strands, plus 1. NaN near the ends of contigs and other letters.
+    """
+    half, powers = KMER // 2, 4 ** np.arange(KMER)[::-1]
+    counts = np.ones(4**KMER)
+    around = np.full((len(alleles), KMER), alphabet.N)
+    records = {record.number: record.contig for record in genome.records}
+    for number, sequence in genome.sequences(records):
+        ids = alphabet.encode(sequence)
+        for strand in (ids, alphabet.reverse_complement(ids)):
+            windows = sliding_window_view(strand, KMER)
+            counts += np.bincount(windows[(windows < alphabet.N).all(1)] @ powers, minlength=len(counts))
+        for index, allele in enumerate(alleles):
+            if allele.contig == records[number] and half <= allele.position < len(ids) - half:
+                around[index] = ids[allele.position - half : allele.position + half + 1]
+    known = (around < alphabet.N).all(1)
+    changed = around.copy()
+    changed[:, half] = alphabet.encode("".join(allele.alt for allele in alleles).encode())
+    ratios = np.full(len(alleles), np.nan)
+    ratios[known] = np.log(counts[changed[known] @ powers] / counts[around[known] @ powers])
+    return ratios
+
+
 def chromosome_names(fasta: Path) -> dict[str, str]:
     """Name of each contig -> its chromosome, for headers with ``[chromosome=NAME]``, as SGD writes them."""
     headers = (item for item in read_fasta(fasta) if isinstance(item, Header))
@@ -185,6 +214,9 @@ def main() -> None:
         genome, alleles, located, model, all_scores(), window=window, batch=16, advance=lambda _: None
     )
     rows = with_scores(alleles_as_table(alleles), all_scores(), values)
+    baseline = f"llr_of_{KMER}mers"
+    scores = [*default_scores(rows), f"-{baseline}"]
+    rows = rows.append_column(baseline, [kmer_ratios(genome, alleles)])
     sections = []
     for kind in ("all", *KINDS):
         keep = np.array([kind in ("all", one) for one in kinds])
@@ -195,7 +227,7 @@ def main() -> None:
             options.genome,
             rows,
             part,
-            default_scores(rows),
+            scores,
             resamples=options.resamples,
             seed=options.seed,
             by_chromosome=False,

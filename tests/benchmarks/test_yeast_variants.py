@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.yeast_variants import CODE, Gene, build_variants, chromosome_names, main
+from benchmarks.yeast_variants import CODE, Gene, build_variants, chromosome_names, kmer_ratios, main
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.genome.annotation import Transcript
 from ldarnet.genomics.enrichment.features import load_annotation
 from ldarnet.genomics.genome import Genome
+from ldarnet.genomics.variants.alleles import Allele
 from ldarnet.model import write_model
 from tests.support.genomics import random_bases, write_genome
 
@@ -73,6 +74,26 @@ def test_variants_have_the_effect_of_their_kind_and_matches_have_none(genome, se
             assert after == before
 
 
+def test_ratios_of_kmers_are_those_of_counts(tmp_path):
+    contigs = {"I": random_bases(3000), "II": "ACGTN" * 30 + random_bases(500, 1)}
+    genome = Genome(write_genome(tmp_path / "g.fa", contigs))
+    both = [text for bases in contigs.values() for text in (bases, bases[::-1].translate(COMPLEMENT))]
+
+    def count(kmer: str) -> int:
+        return 1 + sum(text[at : at + len(kmer)] == kmer for text in both for at in range(len(text)))
+
+    alleles, expected = [], []
+    for contig, at in (("I", 3), ("I", 700), ("II", 400), ("II", 10), ("I", 2), ("I", 2998)):
+        text = contigs[contig]
+        alt = "CAGT"["ACTG".index(text[at])]
+        alleles.append(Allele(1, contig, at, text[at], alt))
+        ref = text[at - 3 : at + 4]
+        known = len(ref) == 7 and "N" not in ref
+        expected.append(np.log(count(ref[:3] + alt + ref[4:]) / count(ref)) if known else np.nan)
+    assert np.isnan(expected).sum() == 3
+    np.testing.assert_allclose(kmer_ratios(genome, alleles), expected)
+
+
 def test_incomplete_genes_are_skipped():
     for text in ("ATGAAATAAAAATAA", "CTGAAATAA", "ATGAANTAA", "ATGAAAAAA", "ATGAAATA", "ATGTAA"):
         whole = [(0, len(text))]
@@ -118,5 +139,5 @@ def test_the_program_writes_a_page_with_all_kinds(genome, tmp_path, monkeypatch,
         "## stop_gain",
         "## splice_site",
     ]
-    assert "- Window: 32 bases" in text and text.count("| -llr | all | ") == 4
+    assert "- Window: 32 bases" in text and text.count("| -llr | all | ") == text.count("| -llr_of_7mers | all | ") == 4
     assert str(page) in capsys.readouterr().out
