@@ -1,9 +1,17 @@
 """Figures of a fold: confusion matrix and ROC curves of classes, scatter plots of values."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 from ldarnet.printable import figure_label
@@ -66,24 +74,63 @@ def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], 
     Returns:
         Whether the file was written. It is not written if all rows have the same class, since no curve is defined then.
     """
+
+    def curve(right: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+        x, y, _ = roc_curve(right, score)
+        return x, y, f"AUROC {roc_auc_score(right, score):.3f}"
+
+    def decorate(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.0, label="random")
+        axes.set_xlabel("false positive rate")
+        axes.set_ylabel("true positive rate")
+
+    return _draw_curves(labels, probabilities, classes, title, out, curve, decorate, "lower right")
+
+
+def draw_precision_recall(
+    labels: np.ndarray, probabilities: np.ndarray, classes: list[str], title: str, out: Path
+) -> bool:
+    """Draw precision against recall, which shows rare classes better than ROC curves; arguments as in `draw_roc`."""
+
+    def curve(right: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+        precision, recall, _ = precision_recall_curve(right, score, drop_intermediate=True)
+        share = f"AUPRC {average_precision_score(right, score):.3f}, random {right.mean():.2g}"
+        return recall, precision, share
+
+    def decorate(axes: Any) -> None:
+        axes.set_xlabel("recall")
+        axes.set_ylabel("precision")
+        axes.set_ylim(-0.02, 1.02)
+
+    return _draw_curves(labels, probabilities, classes, title, out, curve, decorate, "lower left")
+
+
+def _draw_curves(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    classes: list[str],
+    title: str,
+    out: Path,
+    curve: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, str]],
+    decorate: Callable[[Any], None],
+    legend: Literal["lower left", "lower right"],
+) -> bool:
+    """Draw a curve for each class; `curve` takes the rows of the class (bool) and their scores."""
     numbers = [1] if len(classes) == 2 else range(len(classes))
     shown = [number for number in numbers if 0 < (labels == number).sum() < len(labels)][:MAX_NAMED]
     if not shown:
         return False
     with png_figure(out, 4.6, 4.4) as figure:
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.0, label="random")
+        decorate(axes)
         for number in shown:
-            right, score = labels == number, probabilities[:, number]
+            x, y, text = curve(labels == number, probabilities[:, number])
             color = STAGE_COLORS[number % len(STAGE_COLORS)]
-            label = f"{figure_label(classes[number])}, AUROC {roc_auc_score(right, score):.3f}"
-            axes.plot(*roc_curve(right, score)[:2], color=color, linewidth=1.6, label=label)
-        axes.set_xlabel("false positive rate")
-        axes.set_ylabel("true positive rate")
+            axes.plot(x, y, color=color, linewidth=1.6, label=f"{figure_label(classes[number])}, {text}")
         axes.set_title(title)
         axes.grid(color=FAINT, linewidth=0.6)
         axes.set_aspect("equal")
-        axes.legend(loc="lower right")
+        axes.legend(loc=legend)
     return True
 
 

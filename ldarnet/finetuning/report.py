@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FIGURES = {
     run_files.CONFUSION_FIGURE: "confusion matrix",
     run_files.ROC_FIGURE: "ROC",
+    run_files.PRECISION_RECALL_FIGURE: "precision and recall",
     run_files.SCATTER_FIGURE: "predictions and labels",
 }
 MAX_FIGURE_BYTES = 2**24

@@ -35,6 +35,7 @@ ARTIFACTS = (
     run_files.PREDICTIONS,
     run_files.CONFUSION_FIGURE,
     run_files.ROC_FIGURE,
+    run_files.PRECISION_RECALL_FIGURE,
     run_files.SCATTER_FIGURE,
 )
 """Files of a fold that are logged to MLflow."""

@@ -1,9 +1,11 @@
 """Sequences and labels of a task: its training, validation and test splits."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from ldarnet.tasks.bed_labels import labels_from_bed, read_sequences
 from ldarnet.tasks.downloads import fetch_task
 from ldarnet.tasks.formats import read_records
 from ldarnet.tasks.labels import ambiguity, clean_sequences, file_stem, find_classes, number_labels, unique_names
-from ldarnet.tasks.leakage import count_duplicates
+from ldarnet.tasks.leakage import canonical, count_duplicates
 from ldarnet.tasks.metrics import BASES, CLASSIFICATION, REGRESSION
 from ldarnet.tasks.publishers import read_task
 from ldarnet.tasks.registry import Task, all_tasks, find_task
@@ -300,7 +302,7 @@ def _compare_rows(task: Task, splits: dict[str, Records]) -> list[str]:
 
 
 def _duplicates(examples: dict[str, Examples]) -> list[str]:
-    keys = _label_keys({split: part.labels for split, part in examples.items()})
+    keys = _label_keys(examples)
 
     def pooled(splits: Sequence[str]) -> tuple[list[str], np.ndarray]:
         parts = [examples[split] for split in splits if split in examples]
@@ -310,12 +312,25 @@ def _duplicates(examples: dict[str, Examples]) -> list[str]:
     return count_duplicates(*pooled(("train", "valid")), *pooled(("test",))).sentences()
 
 
-def _label_keys(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One number per row, equal for rows with equal labels; class indices stay as they are."""
-    parts = list(labels.values())
-    if parts[0].ndim == 1:
-        return labels
-    values = np.concatenate(parts)
-    values[np.isnan(values)] = np.inf  # unlike NaN, equal to itself
-    keys = np.unique(values, axis=0, return_inverse=True)[1].ravel()
-    return dict(zip(labels, np.split(keys, np.cumsum(list(map(len, parts)))[:-1]), strict=True))
+def _label_keys(examples: dict[str, Examples]) -> dict[str, np.ndarray]:
+    """One number per row, equal for rows with equal labels; class indices stay as they are.
+
+    Labels of bases are those of the canonical strand (see `ldarnet.tasks.leakage.canonical`).
+    """
+    labels = [part.labels for part in examples.values()]
+    if labels[0].dtype == object:
+        number = defaultdict[bytes, int](count().__next__)
+        keys = np.array(
+            [
+                number[label if canonical(sequence) == sequence else label[::-1]]
+                for part in examples.values()
+                for sequence, label in zip(part.sequences, part.labels, strict=True)
+            ]
+        )
+    elif labels[0].ndim == 2:
+        values = np.concatenate(labels)
+        values[np.isnan(values)] = np.inf  # unlike NaN, equal to itself
+        keys = np.unique(values, axis=0, return_inverse=True)[1].ravel()
+    else:
+        keys = np.concatenate(labels)
+    return dict(zip(examples, np.split(keys, np.cumsum(list(map(len, labels)))[:-1]), strict=True))

@@ -106,7 +106,8 @@ def test_predict_writes_no_intervals_of_the_class_none(finished: Path, monkeypat
 
 def test_reports_and_comparisons_have_the_metrics_of_bases(finished: Path, tmp_path: Path) -> None:
     assert write_finetuning_report(finished, tmp_path / "report.html") == 1
-    assert "AUPRC (macro)" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "AUPRC (macro)" in page and "precision and recall" in page
     write_comparison({"one": find_results(finished), "two": find_results(finished)}, tmp_path / "compared")
     with (tmp_path / "compared/results.csv").open() as file:
         assert "macro_auprc" in {row["metric"] for row in csv.DictReader(file)}
@@ -304,6 +305,15 @@ def test_intervals_on_contigs_label_sequences_that_are_named_after_their_place(t
     assert data.classes == ["none", "motif", "site"]
     assert [list(label) for label in data.train.labels] == [[1, 1, 0, 0, 0, 0, 0, 2], [2, 2, 0, 0], [0, 0, 0, 0]]
     assert any("1 interval of" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(("label", "conflicts"), [("1100", 0), ("0011", 1)])
+def test_labels_of_duplicates_on_the_other_strand_are_compared_in_reverse(
+    tmp_path: Path, label: str, conflicts: int
+) -> None:
+    (tmp_path / "train.csv").write_text(f"sequence,label\nAACA,0011\nTGTT,{label}\n")
+    data = open_task(None, train=tmp_path / "train.csv", task_type="base_classification")
+    assert any(f"duplicate an earlier one (on either strand), {conflicts} of them" in note for note in data.notes)
 
 
 def test_a_bed_file_without_base_classification_is_an_error(tmp_path: Path) -> None:

@@ -129,12 +129,13 @@ class BaseTargets(Targets):
         )
 
     def draw(self, labels: np.ndarray, predictions: np.ndarray, title: str, folder: Path) -> str | None:
-        """Draw the confusion matrix and the ROC curves of labeled bases."""
-        from ldarnet.finetuning.figures import draw_confusion, draw_roc
+        """Draw the confusion matrix, ROC curves, and precision against recall of labeled bases."""
+        from ldarnet.finetuning.figures import draw_confusion, draw_precision_recall, draw_roc
 
         flat, probabilities = _labeled(labels, predictions)
         draw_confusion(flat, probabilities.argmax(1), self.names, title, folder / run_files.CONFUSION_FIGURE)
         drawn = draw_roc(flat, probabilities, self.names, title, folder / run_files.ROC_FIGURE)
+        draw_precision_recall(flat, probabilities, self.names, title, folder / run_files.PRECISION_RECALL_FIGURE)
         return None if drawn else "no ROC curve, because the labeled bases of the {split} rows have a single class"
 
     def label_columns(self) -> list[str]:
