@@ -93,7 +93,7 @@ def draw_precision_recall(
     """Draw precision against recall, which shows rare classes better than ROC curves; arguments as in `draw_roc`."""
 
     def curve(right: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
-        precision, recall, _ = precision_recall_curve(right, score, drop_intermediate=True)
+        precision, recall, _ = precision_recall_curve(right, score, drop_intermediate=True)  # pyrefly: ignore
         share = f"AUPRC {average_precision_score(right, score):.3f}, random {right.mean():.2g}"
         return recall, precision, share
 

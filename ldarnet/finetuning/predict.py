@@ -80,7 +80,8 @@ class Classifier:
         self.longest: int | None = getattr(config, LONGEST, None)
         self.max_length: int | None = max_length or getattr(config, CROP, None)
         self.seen = self.cropped = self.beyond = self.ambiguous = self.repeated = self.unknown = 0
-        self._written = Counter[str]()  # rows by predicted class
+        self._written = Counter[str]()  # rows, or intervals of a BED file, by predicted class
+        self._unit = "predicted"
         self._strands, self._batch = strands or getattr(config, STRANDS, 1), batch
         self._world = World.alone(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         device: Any = self._world.device
@@ -157,6 +158,8 @@ class Classifier:
     ) -> None:
         """Predict and write a TSV table incrementally; arguments and errors as in `predict`."""
         predictions, write_row = self.predict(records, source, advance), tsv_writer(file)
+        if isinstance(self.targets, ClassTargets):
+            self._written.update(dict.fromkeys(self.classes, 0))
         first = list(islice(predictions, 1))  # fail before anything is written
         write_row(("name", *self.targets.columns()))
         for name, prediction in chain(first, predictions):
@@ -185,6 +188,8 @@ class Classifier:
                 yield f"{contig}:{start + 1}-{start + len(sequence)}", sequence
 
         write_row = tsv_writer(file)
+        self._unit = "predicted intervals"
+        self._written.update({name: 0 for name in self.classes if name != BACKGROUND})
         for _, probabilities in self.predict(records(), source, advance):
             contig, start = places.popleft()
             labels = probabilities.argmax(1)
@@ -193,6 +198,7 @@ class Classifier:
                 if (name := self.classes[labels[first]]) != BACKGROUND:
                     score = round(1000 * probabilities[first:last, labels[first]].mean())
                     write_row((printable(contig), start + first, start + last, printable(name), score, "."))
+                    self._written[name] += 1
 
     def note(self) -> str:
         """Summarize predictions in one line: number of sequences in total and per predicted class, and caveats."""
@@ -209,8 +215,8 @@ class Classifier:
             parts.append(f"{self.unknown:,} of N alone, whose predictions carry no information")
         parts += repeated_names(self.repeated)
         if self._written:
-            counts = ", ".join(f"{name} {self._written[name]:,}" for name in self.classes)
-            parts.append(f"predicted: {counts}")
+            counts = ", ".join(f"{name} {count:,}" for name, count in self._written.items())
+            parts.append(f"{self._unit}: {counts}")
         return "; ".join(parts)
 
 

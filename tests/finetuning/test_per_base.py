@@ -102,6 +102,7 @@ def test_predict_writes_no_intervals_of_the_class_none(finished: Path, monkeypat
     monkeypatch.setattr(classifier, "predict", lambda records, *rest: ((name, probabilities) for name, _ in records))
     classifier.write_bed([("chr1", 100, "ACGTA")], file)
     assert file.getvalue() == "chr1\t101\t103\t1\t700\t.\nchr1\t104\t105\t1\t900\t.\n"
+    assert classifier.note().endswith("predicted intervals: 1 2")
 
 
 def test_reports_and_comparisons_have_the_metrics_of_bases(finished: Path, tmp_path: Path) -> None:
