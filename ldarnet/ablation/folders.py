@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from ldarnet.ablation.arms import AblationArm, bases_of
 from ldarnet.ablation.plan import AblationPlan, AblationRun, ArmPlan, RunStatus
-from ldarnet.config import Config, FinetuneConfig, RunConfig, differences, load_config
+from ldarnet.config import Config, FinetuneConfig, differences, load_config
 from ldarnet.config.ablation import AblationConfig
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
@@ -177,27 +177,28 @@ class AblationFolders:
         }
 
     def _save_configurations(self) -> None:
-        self._check_unchanged(AblationConfig, self.root / run_files.ABLATION_CONFIG, self._config, self.root)
+        """Save the configurations; refuse to change one with which runs have started, before any is written."""
+        metrics, fold_metrics = f"**/{run_files.METRICS}", f"**/{run_files.FOLD_METRICS}"
+        files: list[tuple[Path, Config]] = [(self.root / run_files.ABLATION_CONFIG, self._config)]
+        self._check_unchanged(*files[0], started=metrics, delete=self.root)
         for name, arm in self._arms.items():
             folder = self.arm(name)
-            self._check_unchanged(RunConfig, folder / run_files.PRETRAIN_CONFIG, arm.config, folder)
+            files.append((folder / run_files.PRETRAIN_CONFIG, arm.config))
+            self._check_unchanged(*files[-1], started=metrics, delete=folder)
         if self._finetune is not None:
-            path = self.root / run_files.FINETUNE_CONFIG
-            self._check_unchanged(FinetuneConfig, path, self._finetune, self.root, f"**/{run_files.FOLD_METRICS}")
+            files.append((self.root / run_files.FINETUNE_CONFIG, self._finetune))
+            tasks = f"the fine-tuning runs {self.root / run_files.ARMS}/ARM/seedN/TASK; pretraining can stay"
+            self._check_unchanged(*files[-1], started=fold_metrics, delete=tasks)
+        for path, config in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            config.save(path)
 
-    def _check_unchanged(
-        self, schema: type[Config], path: Path, new: Config, folder: Path, started: str = f"**/{run_files.METRICS}"
-    ) -> None:
-        """Save a configuration; refuse to change one with which runs in `folder` have started.
-
-        `started` is the glob pattern of files that exist once a run has started.
-        """
-        if path.is_file() and next(folder.glob(started), None) is not None:
-            found = differences(load_config(path, schema=schema), new)
+    def _check_unchanged(self, path: Path, new: Config, *, started: str, delete: object) -> None:
+        """Refuse to change the configuration at `path` once a file beside or below it matches the glob `started`."""
+        if path.is_file() and next(path.parent.glob(started), None) is not None:
+            found = differences(load_config(path, schema=type(new)), new)
             changed = [one for one in found if not one.startswith("task:")]  # set for each fine-tuning run
-            check_same_configuration(changed, folder, "ablation.dir")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.save(path)
+            check_same_configuration(changed, path.parent, "ablation.dir", delete=delete)
 
 
 def _mlflow_run(folder: Path) -> str | None:

@@ -25,7 +25,9 @@ def lock_run_dir(run_dir: Path) -> Lock:
         raise UserError(f"run.dir={run_dir}: not writable ({error.strerror}); choose another run.dir") from None
 
 
-def check_same_configuration(changed: Sequence[str], folder: object, key: str, at: str = "") -> None:
+def check_same_configuration(
+    changed: Sequence[str], folder: object, key: str, *, at: str = "", delete: object = None
+) -> None:
     """Refuse to mix runs with different configurations in one folder.
 
     Args:
@@ -33,6 +35,7 @@ def check_same_configuration(changed: Sequence[str], folder: object, key: str, a
         folder: path or URL of the folder.
         key: configuration key that sets the folder, such as "run.dir".
         at: progress of the run in the folder, inserted into the message, such as " at step 10".
+        delete: what the user may delete to use the current configuration; by default, the folder.
 
     Raises:
         UserError: `changed` is not empty.
@@ -40,5 +43,5 @@ def check_same_configuration(changed: Sequence[str], folder: object, key: str, a
     if changed:
         raise UserError(
             f"{folder}: contains a run{at} with a different configuration ({'; '.join(changed)}); choose another "
-            f"{key}, or delete {folder}"
+            f"{key}, or delete {delete or folder}"
         )

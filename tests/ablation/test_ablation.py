@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -107,8 +108,14 @@ def test_changes_of_runs_that_have_started_are_refused(tmp_path: Path) -> None:
         run(path, "set.training.batch=8")
     with pytest.raises(UserError, match=r"lr\.steps: 5 -> 6"):
         run(path, "lr.steps=6")
-    with pytest.raises(UserError, match=r"training\.epochs: \d+ -> 3"):
+    out = tmp_path / "out"
+    saved = (out / "ablation.yaml").read_text()
+    with pytest.raises(UserError, match=r"training\.epochs: \d+ -> 3.*ARM/seedN/TASK; pretraining can stay"):
         run(path, "downstream.set.training.epochs=3")
+    assert (out / "ablation.yaml").read_text() == saved
+    shutil.rmtree(out / "arms" / "learned" / "seed0" / "nt")
+    run(path, "arms.grid=null", "ablation.seeds=[0]", "downstream.set.training.epochs=3")
+    assert starts(path)["learned/seed0/pretrain"] == 1 and arguments(path, "learned/seed0/nt/H3/probe")
 
 
 DRIVER = """
