@@ -52,9 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ProgramParser("checkpoints", __doc__)
     parser.add_argument("presets", nargs="+", metavar="PRESET", help="model presets")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 3], help="ZeRO stages")
-    parser.add_argument(
-        "--repeats", type=int, default=3, help="checkpoints per preset and ZeRO stage (default: %(default)s)"
-    )
+    parser.add_argument("--repeats", type=int, default=3, help="checkpoints per preset and ZeRO stage")
     parser.add_argument("--folder", type=Path, help="location of the temporary folder (default: system default)")
     add_result_options(parser, "checkpoints")
     options = parser.parse_args(arguments)

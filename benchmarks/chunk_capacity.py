@@ -187,10 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the path of the results file."""
     parser = ProgramParser("chunk_capacity", __doc__)
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, help="run folders of pretraining")
-    add("--lengths", nargs="+", type=int, default=[512, 4096], help="bases per window (default: 512 4096)")
-    add("--batches", nargs="+", type=int, default=[8, 32], help="windows per micro-batch (default: 8 32)")
-    add("--bases", type=int, default=2_000_000, help="bases to count per length (default: %(default)s)")
+    add("runs", nargs="+", type=Path, metavar="RUN", help="run folders of pretraining")
+    add("--lengths", nargs="+", type=int, default=[512, 4096], help="bases per window")
+    add("--batches", nargs="+", type=int, default=[8, 32], help="windows per micro-batch")
+    add("--bases", type=int, default=2_000_000, help="bases to count per length")
     add("--factors", nargs="+", type=float, default=[1.1, 1.25, 1.5, 2.0], help="capacity factors of the replay")
     add_result_options(parser, "chunk-capacity")
     options = parser.parse_args(arguments)

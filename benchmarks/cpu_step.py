@@ -27,6 +27,7 @@ from benchmarks.checkouts import baseline_table
 from benchmarks.gpu_check.speed_page import by_part
 from benchmarks.measure import Cell, Result, Workload, counted_flops, kernels, masked, real_windows
 from benchmarks.record import (
+    ROOT,
     ProgramParser,
     add_result_options,
     commit,
@@ -41,7 +42,6 @@ from ldarnet.markdown import table
 
 PEAK_SIZE = 1024
 """Rows and columns of the square matrices whose product measures the peak."""
-ROOT = Path(__file__).resolve().parent.parent
 FP32, BF16 = "float32", "bfloat16"
 LIMIT_SECONDS = 900.0
 POLICIES = ("ACTIVE", "PASSIVE")
@@ -224,14 +224,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = ProgramParser("cpu_step", __doc__)
     add = parser.add_argument
-    add("--models", nargs="+", choices=PRESETS, default=list(PRESETS[1:]), help="presets (default: %(default)s)")
-    add("--length", type=int, default=1024, help="bases per window (default: %(default)s)")
-    add("--windows", type=int, default=1, help="windows per batch (default: %(default)s)")
-    add("--rounds", type=int, default=10, help="rounds of alternating measurements (default: %(default)s)")
-    add("--seconds", type=float, default=40.0, help="time limit of the rounds of a model (default: %(default)s)")
-    add("--loss-steps", type=int, default=200, help="steps of the comparison of losses (default: %(default)s)")
-    add("--seeds", type=int, default=2, help="seeds of the comparison of losses (default: %(default)s)")
-    add("--busy", nargs="*", type=int, default=[0, 1], help="numbers of busy programs to add (default: %(default)s)")
+    add("--models", nargs="+", choices=PRESETS, default=list(PRESETS[1:]), help="presets")
+    add("--length", type=int, default=1024, help="bases per window")
+    add("--windows", type=int, default=1, help="windows per batch")
+    add("--rounds", type=int, default=10, help="rounds of alternating measurements")
+    add("--seconds", type=float, default=40.0, help="time limit of the rounds of a model")
+    add("--loss-steps", type=int, default=200, help="steps of the comparison of losses")
+    add("--seeds", type=int, default=2, help="seeds of the comparison of losses")
+    add("--busy", nargs="*", type=int, default=[0, 1], help="numbers of busy programs to add")
     add("--baseline", type=Path, help="another checkout, whose steps are timed alternately with ours")
     add_result_options(parser, "cpu-step")
     return parser.parse_args(arguments)

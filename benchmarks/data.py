@@ -291,25 +291,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = ProgramParser("data", __doc__)
     add = parser.add_argument
     add("fasta", type=Path, help="genome, plain or compressed")
-    add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
-    add(
-        "--seconds",
-        type=float,
-        default=10.0,
-        help="duration of the measurement of each loader, in seconds (default: %(default)s)",
-    )
-    add(
-        "--cores",
-        type=int,
-        default=os.cpu_count() or 1,
-        help="concurrent loader processes (default: one per core)",
-    )
-    add(
-        "--synthetic",
-        type=float,
-        default=174.0,
-        help="billions of bases in the synthetic index (default: %(default)s)",
-    )
+    add("--length", type=int, default=4096, help="bases per window")
+    add("--seconds", type=float, default=10.0, help="duration of the measurement of each loader, in seconds")
+    add("--cores", type=int, default=os.cpu_count() or 1, help="concurrent loader processes (default: one per core)")
+    add("--synthetic", type=float, default=174.0, help="billions of bases in the synthetic index")
     add("--work", type=Path, help="folder for temporary files; needs several times the uncompressed genome size")
     add_result_options(parser, "data")
     return parser.parse_args(arguments)

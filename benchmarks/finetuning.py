@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.record import RESULTS, ProgramParser, page, provenance, result_file, run_program, write_result
+from benchmarks.record import RESULTS, ROOT, ProgramParser, page, provenance, result_file, run_program, write_result
 from ldarnet.comparison.compare import find_results, write_comparison
 from ldarnet.config import FinetuneConfig, flatten, load_config
 from ldarnet.errors import UserError
@@ -35,7 +35,6 @@ from ldarnet.runtime.checkpoint import read_state
 from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.tasks.registry import find_task
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "finetune" / "nt.yaml"
 PRETRAINED, RANDOM, CNN, KMERS = "pretrained", "new weights", "CNN", "6-mers"
 FROZEN, FROZEN_RANDOM = f"{PRETRAINED}, frozen", f"{RANDOM}, frozen"
@@ -189,17 +188,13 @@ def _configuration(plan: ArmRuns) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all missing folds, write the results file and print its path."""
     parser = ProgramParser("finetuning", __doc__)
-    parser.add_argument(
-        "--name",
-        required=True,
-        help="the results file is YYYY-MM-DD-finetuning-NAME.md",
-    )
+    parser.add_argument("--name", required=True, help="the results file is YYYY-MM-DD-finetuning-NAME.md")
     parser.add_argument("--checkpoint", required=True, type=Path, help="pretraining run or model folder")
     parser.add_argument("--data", type=Path, help="folder with the task files (if omitted, they are downloaded)")
     parser.add_argument("--tasks", required=True, nargs="+", help="task names in the registry, such as nt/H3")
     parser.add_argument("--folds", nargs="+", type=int, help="folds to run, counted from 0 (default: all)")
     parser.add_argument("--out", required=True, type=Path, help="parent folder of the runs; existing runs are resumed")
-    parser.add_argument("--note", default="", help="text at the top of the results file, for example about failed runs")
+    parser.add_argument("--note", default="", help="text at the top of the results file")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     disable_progress_bar()

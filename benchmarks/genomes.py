@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
-from benchmarks.timed import ROOT, timed
+from benchmarks.record import ROOT, ProgramParser, add_result_options, heading, result_file, run_program, write_result
+from benchmarks.timed import timed
 from ldarnet.config import load_config
 from ldarnet.data import ShardSet, Windows
 from ldarnet.genome.fasta import Header, read_fasta
@@ -150,7 +150,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = ProgramParser("genomes", __doc__)
     add = parser.add_argument
     add("genomes", nargs="+", metavar="SPECIES=FASTA", help="species and FASTA file; repeat a species for more files")
-    add("--steps", type=int, default=200, help="training steps (default: %(default)s)")
+    add("--steps", type=int, default=200, help="training steps")
     add("--work", type=Path, help="folder for temporary files")
     add_result_options(parser, "genomes")
     options = parser.parse_args(arguments)

@@ -116,8 +116,8 @@ def write_folds(folder: Path, arms: int) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the results file and print its path."""
     parser = ProgramParser("large_reports", __doc__)
-    parser.add_argument("--lines", type=int, default=1_000_000, help="number of training lines in metrics.jsonl")
-    parser.add_argument("--arms", type=int, default=20, help="number of arms to compare, each on 5 tasks with 10 folds")
+    parser.add_argument("--lines", type=int, default=1_000_000, help="training lines in metrics.jsonl")
+    parser.add_argument("--arms", type=int, default=20, help="arms to compare")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder for temporary files")
     add_result_options(parser, "large-reports")
     options = parser.parse_args(arguments)

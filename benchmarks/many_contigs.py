@@ -78,7 +78,7 @@ def measure_all(folder: Path, contigs: int) -> list[tuple[str, str, str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the result."""
     parser = ProgramParser("many_contigs", __doc__)
-    parser.add_argument("--contigs", type=int, default=1_000_000, help="number of contigs (default: %(default)s)")
+    parser.add_argument("--contigs", type=int, default=1_000_000, help="number of contigs")
     add_result_options(parser, "many-contigs")
     options = parser.parse_args(arguments)
     file = result_file(options.name, options.out)

@@ -205,23 +205,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = ProgramParser("model_cpu", __doc__)
     add = parser.add_argument
-    add("--models", nargs="+", choices=list(CONFIGURATIONS), default=["ldarnet-2m", "bimamba2-128"])
+    add("--models", nargs="+", choices=list(CONFIGURATIONS), default=["ldarnet-2m", "bimamba2-128"], help="models")
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384], help="bases per window")
-    add(
-        "--bases",
-        type=int,
-        default=4096,
-        help="bases per batch; a batch has at least one window (default: %(default)s)",
-    )
+    add("--bases", type=int, default=4096, help="bases per batch; a batch has at least one window")
     add("--threads", type=int, default=0, help="CPU threads (default: PyTorch's default)")
-    add("--steps", type=int, default=12, help="maximum timed steps per implementation (default: %(default)s)")
-    add(
-        "--seconds",
-        type=float,
-        default=25.0,
-        help="approximate time limit per implementation, in seconds (default: %(default)s)",
-    )
-    add("--limit", type=float, default=120.0, help="timeout of a step in seconds (default: %(default)s)")
+    add("--steps", type=int, default=12, help="maximum timed steps per implementation")
+    add("--seconds", type=float, default=25.0, help="approximate time limit per implementation, in seconds")
+    add("--limit", type=float, default=120.0, help="timeout of a step in seconds")
     add("--quick", action="store_true", help="test this program with tiny models and batches in one process")
     add_result_options(parser, "model-cpu")
     options = parser.parse_args(arguments)

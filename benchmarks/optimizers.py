@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 
 from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
-from ldarnet.config import RunConfig, flatten, load_config
+from benchmarks.run_settings import differing_keys, settings
+from ldarnet.config import RunConfig, load_config
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.markdown import table
@@ -95,16 +96,15 @@ class OptimizerRuns:
         Raises:
             UserError: a run failed.
         """
-        shared: dict[str, dict[str, Any]] = {}
+        configs: list[RunConfig] = []
 
         def trained(kind: str, name: str, lr: float, seed: int, steps: int) -> OptimizerRun:
             overrides = [f"optimizer.name={name}", f"optimizer.lr={lr:g}", f"run.seed={seed}", *options.overrides]
             overrides += [f"training.steps={steps}", f"validation.every={steps // 5}", f"checkpoint.every={steps}"]
             folder = options.folder / f"{kind}-{name}-{lr:g}-seed{seed}"
             run = train(folder, options.config, overrides, steps)
-            checked = settings(run.config, GRID_KEYS)
-            if shared.setdefault("settings", checked) != checked:
-                other = ", ".join(key for key in checked if checked[key] != shared["settings"].get(key))
+            configs.append(run.config)
+            if other := differing_keys(run.config, configs[0], GRID_KEYS):
                 raise UserError(f"{folder}: differs from the other runs in {other}; choose another --folder")
             return run
 
@@ -118,11 +118,6 @@ class OptimizerRuns:
             (name, seed): trained("run", name, best[name], seed, options.steps) for seed in SEEDS for name in OPTIMIZERS
         }
         return cls(grid, runs)
-
-
-def settings(config: RunConfig, without: Sequence[str]) -> dict[str, Any]:
-    """Flattened configuration without some keys."""
-    return {key: value for key, value in flatten(config).items() if key not in without}
 
 
 def report(found: OptimizerRuns, options: argparse.Namespace) -> str:
@@ -176,12 +171,12 @@ each optimizer selects its learning rate.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison, write the results file and print its path."""
     parser = ProgramParser("optimizers", __doc__)
-    parser.add_argument("--config", default="quickstart", help="configuration (default: %(default)s)")
+    parser.add_argument("--config", default="quickstart", help="configuration")
     parser.add_argument("--folder", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--steps", type=int, default=500, help="steps of each run (default: %(default)s)")
-    parser.add_argument("--grid-steps", type=int, default=80, help="steps of each short run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=500, help="steps of each run")
+    parser.add_argument("--grid-steps", type=int, default=80, help="steps of each short run")
     rates = [6e-4, 1.2e-3, 2.4e-3, 4.8e-3]
-    parser.add_argument("--lr", type=float, nargs="+", default=rates, help="learning rates (default: %(default)s)")
+    parser.add_argument("--lr", type=float, nargs="+", default=rates, help="learning rates")
     parser.add_argument("--overrides", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the configuration")
     add_result_options(parser, "optimizers")
     options = parser.parse_args(arguments)

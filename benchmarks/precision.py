@@ -15,7 +15,8 @@ from pathlib import Path
 import yaml
 
 from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
-from ldarnet.config import flatten, load_config
+from benchmarks.run_settings import differing_keys, settings
+from ldarnet.config import load_config
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.markdown import table
@@ -36,16 +37,13 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], di
             a seed lacks its fp32 or its bf16 run.
     """
     curves: dict[tuple[str, int], Curve] = {}
-    shared: dict[str, object] = {}
+    first = load_config(folders[0] / run_files.CONFIG)
     for folder in folders:
         config = load_config(folder / run_files.CONFIG)
-        rest = {key: value for key, value in flatten(config).items() if key not in RUN_KEYS}
-        if shared and rest != shared:
-            other = ", ".join(key for key in rest if rest[key] != shared.get(key))
+        if other := differing_keys(config, first, RUN_KEYS):
             raise UserError(
                 f"{folder}: differs from {folders[0]} in {other}; give runs that differ only in precision and seed"
             )
-        shared = rest
         lines = read_metrics(folder / run_files.METRICS)
         curve = {line["step"]: line[MEASURE] for line in lines if line["split"] == "valid"}
         if config.training.steps not in curve:
@@ -54,7 +52,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], di
     seeds = {seed for _, seed in curves}
     if len(curves) != 2 * len(seeds) or len(seeds) < 2 or {name for name, _ in curves} != {"fp32", "bf16"}:
         raise UserError("runs do not form pairs; give an fp32 and a bf16 run for each of at least two seeds")
-    return curves, shared
+    return curves, settings(first, RUN_KEYS)
 
 
 def compare(curves: Mapping[tuple[str, int], Curve]) -> list[tuple[int, float, float, float, float, float]]:
@@ -89,7 +87,6 @@ def report(curves: Mapping[tuple[str, int], Curve], shared: Mapping[str, object]
     header = ("step", "fp32", "bf16", "bf16 - fp32", "RMS, same seed", "RMS, two fp32 seeds")
     runs = [(f"{name}, seed {seed}", *curve.values()) for (name, seed), curve in sorted(curves.items())]
     steps = [str(step) for step in next(iter(curves.values()))]
-    settings = yaml.safe_dump(dict(shared), sort_keys=False)
     return f"""{heading("bf16 against fp32", options)}
 
 Validation loss at masked positions in nats, over {len(curves) // 2} seeds per precision. At the last step, the RMS
@@ -106,7 +103,7 @@ precisions.
 ## Configuration
 
 ```yaml
-{settings}```
+{yaml.safe_dump(dict(shared), sort_keys=False)}```
 """
 
 

@@ -31,9 +31,10 @@ from benchmarks.record import (
     write_result,
 )
 from benchmarks.repeats import KMER_LENGTH, in_training
+from benchmarks.run_settings import differing_keys
 from ldarnet import LDARNetForMaskedLM
 from ldarnet.alphabet import MASK
-from ldarnet.config import RunConfig, flatten, load_config
+from ldarnet.config import RunConfig, load_config
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
@@ -159,12 +160,8 @@ def compare(runs: list[Run]) -> RunComparison:
     """
     first = runs[0]
     for run in runs[1:]:
-        ours, theirs = flatten(first.config), flatten(run.config)
-        other = [key for key in ours | theirs if ours.get(key) != theirs.get(key) and key not in RUN_KEYS]
-        if other:
-            raise UserError(
-                f"{run.folder}: differs from {first.folder} in {', '.join(other)}; give runs that differ only in seed"
-            )
+        if other := differing_keys(run.config, first.config, RUN_KEYS):
+            raise UserError(f"{run.folder}: differs from {first.folder} in {other}; give runs that differ only in seed")
     shards = ShardSet.open(first.config.data.shards)
     input_ids, labels = validation_set(shards, first.config)
     for run in runs:
@@ -371,7 +368,7 @@ def _configuration(found: RunComparison) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the results file and print its path."""
     parser = ProgramParser("pretrain_quality", __doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders that differ only in seed")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders that differ only in seed")
     parser.add_argument("--shards", help="shard set of the runs (default: data.shards of their configuration)")
     add_result_options(parser, None, prefix="pretrain-quality-")
     options = parser.parse_args(arguments)

@@ -14,7 +14,8 @@ from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path, make_folder
 from ldarnet.program import OK, exit_status
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 NAMED_PACKAGES = ("numpy", "transformers", "deepspeed", "mamba-ssm", "causal-conv1d", "flash-attn")
 
 
@@ -27,6 +28,14 @@ class ProgramParser(argparse.ArgumentParser):
     def __init__(self, program: str, docstring: str | None) -> None:
         description = (docstring or "").partition("\n\n")[0]
         super().__init__(prog=f"python -m benchmarks.{program}", description=description)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Add an option. Its help text states the default, unless there is none or the text states it already."""
+        default, text = settings.get("default"), settings.get("help") or ""
+        if default not in (None, "", [], argparse.SUPPRESS) and "default" not in text and text != argparse.SUPPRESS:
+            shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+            settings["help"] = f"{text} (default: {shown})"
+        return super().add_argument(*names, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the command line and record it in the option `command`."""
@@ -42,11 +51,12 @@ class ProgramParser(argparse.ArgumentParser):
 
 def add_result_options(parser: argparse.ArgumentParser, name: str | None, *, prefix: str = "") -> None:
     """Add the options `--name`, `--note` and `--out` of a results file; `--name` is required if `name` is None."""
-    default = "" if name is None else " (default: %(default)s)"
-    text = f"the results file is YYYY-MM-DD-{prefix}NAME.md{default}"
+    text = f"the results file is YYYY-MM-DD-{prefix}NAME.md"
     parser.add_argument("--name", default=name, required=name is None, help=text)
     parser.add_argument("--note", default="", help="text at the top of the results file")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results file")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the results file (default: benchmarks/results)"
+    )
 
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:
@@ -78,7 +88,7 @@ def provenance(command: str) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
 
 
-def commit(checkout: Path = RESULTS.parent) -> str:
+def commit(checkout: Path = ROOT) -> str:
     """Abbreviated commit hash, with a note about any uncommitted changes; ``unknown`` if this is no git repository."""
     try:
         name, changes = (

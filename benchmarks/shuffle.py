@@ -256,13 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure on a synthetic set and write the results file."""
     parser = ProgramParser("shuffle", __doc__)
     add = parser.add_argument
-    add("--bases", type=float, default=174.0, help="billions of bases in the synthetic index (default: %(default)s)")
-    add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
-    add(
-        "--ranks", type=int, nargs="+", default=[1, 8, 64, 256], help="world sizes (total numbers of ranks) to simulate"
-    )
-    add("--micro-batch", type=int, default=32, help="windows per rank and micro-batch (default: %(default)s)")
-    add("--count", type=int, default=2**21, help="number of windows to measure (default: %(default)s)")
+    add("--bases", type=float, default=174.0, help="billions of bases in the synthetic index")
+    add("--length", type=int, default=4096, help="bases per window")
+    add("--ranks", type=int, nargs="+", default=[1, 8, 64, 256], help="world sizes to simulate")
+    add("--micro-batch", type=int, default=32, help="windows per rank and micro-batch")
+    add("--count", type=int, default=2**21, help="number of windows to measure")
     add_result_options(parser, "shuffle")
     options = parser.parse_args(arguments)
     file = result_file(options.name, options.out)

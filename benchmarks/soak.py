@@ -21,7 +21,7 @@ from typing import IO
 
 from safetensors.torch import load_file
 
-from benchmarks.record import ProgramParser, provenance, result_file, run_program, write_result
+from benchmarks.record import ROOT, ProgramParser, provenance, result_file, run_program, write_result
 from ldarnet.config import load_config
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
@@ -30,8 +30,6 @@ from ldarnet.markdown import table
 from ldarnet.runtime.checkpoint import CheckpointStore
 from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.runtime.ports import free_port
-
-ROOT = Path(__file__).resolve().parents[1]
 
 EXIT_SECONDS = 20
 """Seconds within which the other ranks must exit after one rank is killed; DeepSpeed's launcher allows 30."""
@@ -242,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = ProgramParser("soak", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the two runs; must not exist")
     parser.add_argument("--config", required=True, help="configuration of a pretraining run (YAML)")
-    parser.add_argument("--ranks", type=int, default=2, help="number of ranks (default: %(default)s)")
+    parser.add_argument("--ranks", type=int, default=2, help="number of ranks")
     parser.add_argument(
         "--between",
         type=float,
@@ -251,12 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar=("MIN", "MAX"),
         help="minimum and maximum seconds from a launch until one of its ranks is killed (default: 10 40)",
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="random seed of the kill times and the killed ranks (default: %(default)s)",
-    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the kill times and the killed ranks")
     parser.add_argument("--name", help="write the results to YYYY-MM-DD-NAME.md (default: no file)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
     options = parser.parse_args(arguments)

@@ -30,8 +30,8 @@ COMMAND = "import sys; from ldarnet.cli import main; main()"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the results file and print its path."""
     parser = ProgramParser("table_rows", __doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default: %(default)s)")
-    parser.add_argument("--length", type=int, default=200, help="bases per row (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table")
+    parser.add_argument("--length", type=int, default=200, help="bases per row")
     add_result_options(parser, "million-rows")
     options = parser.parse_args(arguments)
     rows, length = options.rows, options.length

@@ -5,11 +5,10 @@ import shlex
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+from benchmarks.record import ROOT
 from ldarnet.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 LAUNCHER = """\
 import os, subprocess, sys
 child = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL)

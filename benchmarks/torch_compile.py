@@ -169,9 +169,9 @@ def measure(preset: str, length: int, rounds: int, device: torch.device) -> list
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the presets and write the results file."""
     parser = ProgramParser("torch_compile", __doc__)
-    parser.add_argument("presets", nargs="+", help="model presets")
-    parser.add_argument("--length", type=int, default=1024, help="bases of the longest window (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=20, help="timed steps per variant (default: %(default)s)")
+    parser.add_argument("presets", nargs="+", metavar="PRESET", help="model presets")
+    parser.add_argument("--length", type=int, default=1024, help="bases of the longest window")
+    parser.add_argument("--rounds", type=int, default=20, help="timed steps per variant")
     add_result_options(parser, "torch-compile")
     options = parser.parse_args(arguments)
     file = result_file(options.name, options.out)

@@ -54,8 +54,10 @@ def ended(main, capsys):
 def test_help_is_the_first_paragraph_of_the_docstring(program, capsys):
     with pytest.raises(SystemExit) as end:
         main_of(program)(["--help"])
-    usage, description, *_ = capsys.readouterr().out.split("\n\n")
+    text = capsys.readouterr().out
+    usage, description, *_ = text.split("\n\n")
     assert end.value.code == 0 and usage.startswith(f"usage: python -m benchmarks.{program} ")
+    assert "SUPPRESS" not in text
     docstring = import_module(f"benchmarks.{program}").__doc__
     assert description.split() == docstring.partition("\n\n")[0].split()
 
@@ -93,6 +95,19 @@ def test_the_command_is_recorded_as_it_can_be_run_again():
     parser.add_argument("--note", default="")
     assert parser.parse_args(["--note", "two words"]).command == "python -m benchmarks.some --note 'two words'"
     assert parser.parse_args([]).command == "python -m benchmarks.some"
+
+
+def test_help_states_defaults():
+    parser = record.ProgramParser("some", "Do it.")
+    parser.add_argument("--numbers", type=int, nargs="+", default=[0, 2], help="numbers")
+    parser.add_argument("--limit", type=int, default=0, help="limit (default: none)")
+    parser.add_argument("--text", default="", help="text")
+    text = parser.format_help().partition("show this help")[2]
+    assert re.findall(r"\S* ?\(default: .*\)|text$", text, re.M) == [
+        "numbers (default: 0 2)",
+        "limit (default: none)",
+        "text",
+    ]
 
 
 def test_memory_is_that_of_the_program_alone():
