@@ -23,7 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.biology import STUDIES, StudyInputs
-from benchmarks.record import add_result_options, provenance, result_file, write_text
+from benchmarks.record import (
+    ProgramParser,
+    add_result_options,
+    provenance,
+    result_file,
+    run_program,
+    write_result,
+    write_text,
+)
 from ldarnet.errors import UserError
 from ldarnet.genomics.enrichment.classes import ClassRow
 from ldarnet.genomics.enrichment.fragmentation import FragmentationRow
@@ -257,9 +265,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _options() -> argparse.Namespace:
-    title = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.boundary_biology", description=title)
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = ProgramParser("boundary_biology", __doc__)
     parser.add_argument("study", choices=sorted(STUDIES), help="genome and features")
     parser.add_argument("model", type=Path, help="model folder, checkpoint or run folder")
     parser.add_argument("--data", type=Path, required=True, help="folder with the genomes and annotations")
@@ -268,12 +275,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--study-folder", type=Path, help="keep the page and tables of `ldarnet enrich` in this folder")
     parser.add_argument("--enrich", default="", help="more options of `ldarnet enrich`, as one text")
     add_result_options(parser, "boundary-biology")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the study and write the results files."""
-    options = _options()
+    options = _options(arguments)
     file = result_file(f"{options.name}-{options.study}", options.out)
     with tempfile.TemporaryDirectory() as scratch:
         inputs = STUDIES[options.study](options.data, Path(scratch))
@@ -289,13 +296,11 @@ def main() -> None:
         f"Genome: {inputs.genome.name}, {', '.join(regions)}",
         f"Models of other seeds: {', '.join(options.other) or 'none, so agreement between seeds is not measured'}",
     ]
-    words = ["NOTE" if word == options.note else word for word in sys.argv[1:]]
-    command = shlex.join(["python", "-m", "benchmarks.boundary_biology", *words])
+    command = options.command.replace(shlex.quote(options.note), "NOTE") if options.note else options.command
     facts = [*facts, *(line.removeprefix("- ") for line in provenance(command).splitlines())]
-    write_text(file, page(options.study, inputs, tables, facts, options.note))
     write_text(file.with_suffix(".json"), as_json(tables, facts))
-    print(f"wrote {file} and {file.with_suffix('.json').name}")
+    write_result(file, page(options.study, inputs, tables, facts, options.note))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -10,8 +10,6 @@ of torch, Triton and g++. If the Python part of mamba-ssm is missing, a stand-in
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,10 +25,9 @@ from benchmarks.fake_cuda.trace import (
     TraceRequest,
     trace,
 )
-from benchmarks.record import add_result_options, provenance, result_file, write_text
+from benchmarks.record import ProgramParser, add_result_options, provenance, result_file, run_program, write_result
 from benchmarks.roofline import ASSUMED, DATA_SHEET, RATES, needed_rates, rows
 from ldarnet import markdown
-from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
 from ldarnet.model import LDARNetConfig
 from ldarnet.model.configuration import PRESETS
@@ -295,9 +292,9 @@ def cell_record(cell: TracedCell) -> dict[str, object]:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description="Estimate the speed of a training step on an H200; no GPU is needed.")
+    parser = ProgramParser("gpu_account", __doc__)
     add = parser.add_argument
-    add("--preset", choices=sorted(PRESETS), default="ldarnet-110m", help="model preset (default: %(default)s)")
+    add("--preset", choices=sorted(PRESETS), default="ldarnet-110m", help="model preset")
     add("--programs", nargs="+", choices=PROGRAMS, default=[PRETRAIN], help="training programs (default: pretrain)")
     add(
         "--windows",
@@ -308,7 +305,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="windows per step, such as 8, or windows per micro-step and number of micro-steps, such as 8x24 for the "
         "batch of ldarnet-110m on 8 GPUs (default: 8 32)",
     )
-    add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
+    add("--length", type=int, default=4096, help="bases per window")
     add("--arrangements", nargs="+", choices=(OURS, PUBLISHED), default=[OURS, PUBLISHED])
     add(
         "--ops",
@@ -364,22 +361,17 @@ def _factor(text: str) -> float | None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trace all steps and print the path of the results file."""
     options = parse(arguments)
-    command = "python -m benchmarks.gpu_account " + shlex.join(sys.argv[1:] if arguments is None else arguments)
-    try:
-        file, cells = result_file(options.name, options.out), []
-        for workload in workloads(options):
-            cells.append(TracedCell(workload, trace(workload)))
-            facts = zip(SUMMARY, cells[-1].summary(), strict=True)
-            print("  ".join(f"{name}={value}" for name, value in facts), flush=True)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    made_with = provenance(command.strip())
+    file, cells = result_file(options.name, options.out), []
+    for workload in workloads(options):
+        cells.append(TracedCell(workload, trace(workload)))
+        facts = zip(SUMMARY, cells[-1].summary(), strict=True)
+        print("  ".join(f"{name}={value}" for name, value in facts), flush=True)
+    made_with = provenance(options.command)
     rates = {name: rate.value for name, rate in RATES.items()}
     content = {"made_with": made_with.splitlines(), "rates": rates, "cells": [cell_record(cell) for cell in cells]}
     write_json_atomic(file.with_suffix(".json"), content)
-    write_text(file, report(cells, options.note, made_with))
-    print(file)
+    write_result(file, report(cells, options.note, made_with))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -10,10 +10,7 @@ spectrum of changes can separate the classes. The neighboring bases can: a ratio
 
 from __future__ import annotations
 
-import argparse
 import re
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from benchmarks.record import add_result_options, provenance, result_file, write_text
+from benchmarks.record import ProgramParser, add_result_options, heading, result_file, run_program, write_result
 from ldarnet import alphabet
 from ldarnet.errors import UserError
 from ldarnet.genome.annotation import Transcript
@@ -187,19 +184,18 @@ def chromosome_names(fasta: Path) -> dict[str, str]:
     return {name: match[1] for name, match in found if match}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Build the variants, score and evaluate them, and write the results file."""
-    title = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.yeast_variants", description=title)
+    parser = ProgramParser("yeast_variants", __doc__)
     parser.add_argument("model", type=Path, help="model folder, checkpoint or run folder")
     parser.add_argument("genome", type=Path, help="FASTA file")
     parser.add_argument("annotation", type=Path, help="GFF3 file")
-    parser.add_argument("--genes", type=int, default=1000, help="number of genes (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all choices (default: %(default)s)")
-    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="device, such as cuda:1 (default: %(default)s)")
+    parser.add_argument("--genes", type=int, default=1000, help="number of genes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all choices")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples")
+    parser.add_argument("--device", default="cpu", help="device, such as cuda:1")
     add_result_options(parser, "yeast-variants")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     file = result_file(options.name, options.out)
     names = chromosome_names(options.genome)
     genome = Genome(options.genome, names or None)
@@ -234,13 +230,9 @@ def main() -> None:
         )
         text = report(results, {"pairs": int(part.labels.sum())})
         sections.append(text.replace("# Evaluation of variant scores", f"## {kind}"))
-    text = "# Start-loss, stop-gain and splice-site variants against matched synonymous ones\n\n"
-    text += f"{options.note}\n\n" if options.note else ""
-    text += provenance(shlex.join(["python", "-m", "benchmarks.yeast_variants", *sys.argv[1:]]))
-    text += f"\n- Window: {window:,} bases\n\n" + "\n".join(sections)
-    write_text(file, text)
-    print(f"wrote {file}")
+    text = heading("Start-loss, stop-gain and splice-site variants against matched synonymous ones", options)
+    write_result(file, f"{text}\n- Window: {window:,} bases\n\n" + "\n".join(sections))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -10,8 +10,6 @@ not run; torch and triton suffice for the first ones. `--dry-run` tests the prog
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,25 +19,18 @@ from benchmarks.gpu_check.page import render
 from benchmarks.gpu_check.plan import DRY_RUN, H200, environment, machine, plan
 from benchmarks.gpu_check.results import Check, Record
 from benchmarks.gpu_check.session import Session
+from benchmarks.record import ProgramParser, run_program, write_result
 from ldarnet.errors import UserError
-from ldarnet.io.files import atomic_path
-from ldarnet.program import INTERRUPTED
+from ldarnet.program import INTERRUPTED, OK
 
 OUT, DRY_RUN_OUT = "runs/gpu-check", "runs/gpu-check-dry-run"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu_check", description="Check and measure LDARNet on one GPU."
-    )
+    parser = ProgramParser("gpu_check", __doc__)
     add = parser.add_argument
-    add(
-        "--minutes",
-        type=float,
-        default=12.0,
-        help="time limit of this call (default: %(default)s)",
-    )
+    add("--minutes", type=float, default=12.0, help="time limit of this call")
     add("--out", type=Path, help=f"folder of the results (default: {OUT}; with --dry-run: {DRY_RUN_OUT})")
     add("--checks", nargs="+", default=[], metavar="TEXT", help="run only checks whose name contains one of the texts")
     add("--list", action="store_true", help="print the checks and exit")
@@ -64,7 +55,7 @@ def selected(checks: Sequence[Check], texts: Sequence[str]) -> list[Check]:
     return [check for check in checks if not texts or any(text in check.name for text in texts)]
 
 
-def run(options: argparse.Namespace, command: str) -> None:
+def run(options: argparse.Namespace) -> None:
     """Run the checks and print the path of the page.
 
     Raises:
@@ -72,35 +63,31 @@ def run(options: argparse.Namespace, command: str) -> None:
     """
     draw = partial(render, paper=account.read(options.account or account.newest()), note=options.note)
     if options.page:
-        with atomic_path(options.page.with_suffix(".md")) as page:
-            page.write_text(draw(Record.read(options.page)), encoding="utf-8")
-        print(options.page.with_suffix(".md"))
+        write_result(options.page.with_suffix(".md"), draw(Record.read(options.page)))
         return
     sizes = DRY_RUN if options.dry_run else H200
     checks = selected(plan(sizes), options.checks)
     if options.list:
         print(*(check.name for check in checks), sep="\n")
         return
-    session = Session(options.out, options.minutes, draw, machine(sizes, command), environment(sizes))
+    session = Session(options.out, options.minutes, draw, machine(sizes, options.command), environment(sizes))
     try:
         session.run(checks, partial(print, flush=True))
     finally:
         session.close()
-    print(session.page)
+    print(f"wrote {session.page}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program; errors are printed as one line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return the exit status."""
     options = parse(arguments)
-    command = "python -m benchmarks.gpu_check " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
-        run(options, command.strip())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        run(options)
     except KeyboardInterrupt:
         print(f"interrupted; completed checks are in {options.out}; run the same command again to resume")
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -62,8 +62,7 @@ def test_the_program_writes_a_page_and_its_numbers(data, ldarnet, tmp_path, monk
     quick = "--window 64 --permutations 39 --shuffled-loci 2 --flank 20 --windows 2 --device cpu --block 500"
     model = save(tmp_path / "model")
     words = ["yeast", model, "--data", data, "--out", tmp_path, "--enrich", quick, "--note", "tiny", "--other", model]
-    monkeypatch.setattr("sys.argv", ["boundary_biology", *map(str, words)])
-    main()
+    main([*map(str, words)])
     (file,) = tmp_path.glob("*-boundary-biology-yeast.md")
     text = file.read_text()
     kinds = ["start_codon", "splice_donor", "splice_acceptor", "stop_codon", "measured_tss", "tata_box"]

@@ -285,5 +285,5 @@ def test_options(tmp_path, capsys):
         (["--page", str(tmp_path / "absent.json")], "absent.json: no such file"),
         (["--account", str(ROOT / "pyproject.toml")], "pyproject.toml: damaged"),
     ):
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(UserError, match=message):
             program.main(arguments)

@@ -14,10 +14,19 @@ from ldarnet.errors import UserError
 from ldarnet.program import FAILED
 
 BENCHMARKS = Path(record.__file__).parent
-PROGRAMS = sorted(file.stem for file in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in file.read_text())
-LATER = ("compile_kernels", "gpu_account", "yeast_variants")
-WITHOUT_FILE = ("context_model", "scale", "soak")
+MODULES = {
+    file.parent.name if file.name == "__main__.py" else file.stem: ".".join(
+        file.relative_to(record.ROOT).with_suffix("").parts
+    )
+    for file in sorted([*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("*/__main__.py")])
+    if '__name__ == "__main__"' in file.read_text()
+}
+"""Module of each program."""
+PROGRAMS = sorted(MODULES)
+LATER = ("compile_kernels",)
+WITHOUT_FILE = ("context_model", "gpu_check", "scale", "soak")
 ARGUMENTS = {
+    "boundary_biology": ["yeast", "run", "--data", "."],
     "checkpoints": ["tiny"],
     "chunk_capacity": ["run"],
     "data": ["genome.fa"],
@@ -33,7 +42,7 @@ ARGUMENTS = {
 
 
 def main_of(program):
-    return import_module(f"benchmarks.{program}").main
+    return import_module(MODULES[program]).main
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +67,7 @@ def test_help_is_the_first_paragraph_of_the_docstring(program, capsys):
     usage, description, *_ = text.split("\n\n")
     assert end.value.code == 0 and usage.startswith(f"usage: python -m benchmarks.{program} ")
     assert "SUPPRESS" not in text
-    docstring = import_module(f"benchmarks.{program}").__doc__
+    docstring = import_module(MODULES[program]).__doc__
     assert description.split() == docstring.partition("\n\n")[0].split()
 
 
@@ -73,8 +82,9 @@ def test_wrong_command_lines_are_reported_on_one_line(program, capsys):
 def test_existing_results_are_found_before_anything_is_measured(program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for prefix in ("", "finetuning-", "precision-", "pretrain-quality-"):
-        Path(f"{datetime.now(UTC):%Y-%m-%d}-{prefix}x.md").write_text("published")
-    with pytest.raises(UserError, match=r"x\.md: already exists; choose another --name"):
+        for suffix in ("", "-yeast"):
+            Path(f"{datetime.now(UTC):%Y-%m-%d}-{prefix}x{suffix}.md").write_text("published")
+    with pytest.raises(UserError, match=r"x(-yeast)?\.md: already exists; choose another --name"):
         main_of(program)([*ARGUMENTS.get(program, []), "--name", "x", "--out", "."])
     assert {file.read_text() for file in tmp_path.iterdir()} == {"published"}
 
@@ -119,7 +129,7 @@ def test_memory_is_that_of_the_program_alone():
 
 def test_the_list_of_programs_is_complete():
     listed = re.findall(r"^\| \[?`(\w+)", (BENCHMARKS / "README.md").read_text(), re.M)
-    assert sorted(listed) == sorted([*PROGRAMS, "gpu_check"])
+    assert sorted(listed) == PROGRAMS
 
 
 def test_commit_outside_a_repository_is_unknown(tmp_path):

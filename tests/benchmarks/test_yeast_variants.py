@@ -116,7 +116,7 @@ def test_variants_of_yeast_agree_with_its_genome():
     assert np.array_equal(labeled.groups, np.arange(len(alleles)) // 2)
 
 
-def test_the_program_writes_a_page_with_all_kinds(genome, tmp_path, monkeypatch, capsys):
+def test_the_program_writes_a_page_with_all_kinds(genome, tmp_path, capsys):
     pytest.importorskip("pyarrow")
     pytest.importorskip("sklearn")
     write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), tmp_path / "model")
@@ -129,8 +129,7 @@ def test_the_program_writes_a_page_with_all_kinds(genome, tmp_path, monkeypatch,
                 lines.append("\t".join(map(str, fields)))
     (tmp_path / "g.gff3").write_text("\n".join(lines) + "\n")
     arguments = [tmp_path / "model", genome.path, tmp_path / "g.gff3", "--out", tmp_path, "--resamples", 5]
-    monkeypatch.setattr("sys.argv", ["yeast_variants", *map(str, arguments), "--device", "cpu"])
-    main()
+    main([*map(str, arguments), "--device", "cpu"])
     (page,) = tmp_path.glob("*-yeast-variants.md")
     text = page.read_text()
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
