@@ -11,6 +11,8 @@ from ldarnet.errors import UserError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 DATE = "- Date: "
+DAY = "[0-9]" * 4 + "-[0-9][0-9]-[0-9][0-9]"
+"""Pattern of the date at the start of the name of a results file."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,12 @@ class Paper:
 
 
 def newest(folder: Path = RESULTS) -> Path | None:
-    """The most recent results of `benchmarks.gpu_account` in a folder, by the date in the file; None without any."""
-    found = [(_date(read_object(path, "restore it")), path) for path in folder.glob("*gpu-account*.json")]
+    """The most recent estimate in a folder, by the date in the file; None without any.
+
+    Only files with the default name of `benchmarks.gpu_account` count. Those with another `--name` answer other
+    questions, such as what the model cost before a change.
+    """
+    found = [(_date(read_object(path, "restore it")), path) for path in folder.glob(f"{DAY}-gpu-account.json")]
     return max(found, default=("", None))[1]
 
 

@@ -49,6 +49,9 @@ def paper(tmp_path):
     (tmp_path / "2026-12-01-gpu-account.json").write_text(json.dumps(content))
     old = content | {"made_with": ["- Date: 2026-11-29 16:44 UTC"]}
     (tmp_path / "2026-12-02-gpu-account.json").write_text(json.dumps(old))
+    newer = content | {"made_with": ["- Date: 2026-12-03 16:44 UTC"]}
+    for name in ("gpu-account-static-chunks", "gpu-account-before", "other-gpu-account"):
+        (tmp_path / f"2026-12-03-{name}.json").write_text(json.dumps(newer))
     found = account.read(account.newest(tmp_path))
     assert found is not None and found.name == "2026-12-01-gpu-account.json"
     return found
