@@ -2,7 +2,7 @@
 
 No GPU is needed. Every preset runs forward and backward on the CPU, with one layer of each kind. LDARNet itself
 launches the kernels, so their widths, strides and dtypes are those of training. A launch compiles a kernel but does not
-run it; the computed values are meaningless. ptxas and cuobjdump come with Triton.
+run it; the computed values are meaningless. ptxas, cuobjdump and nvdisasm come with Triton.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +41,7 @@ PARTIAL_SUMS = ("dweight_ptr", "dterms_ptr")
 WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
 """Bytes of one access, by suffix of the instruction; 4 without a suffix."""
 
-_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)", re.MULTILINE)
+_INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)", re.MULTILINE)
 _WIDTH_SUFFIX = re.compile(r"\.(U8|S8|U16|S16|64|128)\b")
 
 
@@ -119,7 +121,7 @@ def missing_tool() -> str:
     except ImportError:
         return "triton is not installed"
     folder = _tools(triton)
-    absent = [tool for tool in ("ptxas", "cuobjdump") if not (folder / tool).is_file()]
+    absent = [tool for tool in ("ptxas", "cuobjdump", "nvdisasm") if not (folder / tool).is_file()]
     return f"this build of triton has no {' and no '.join(absent)}" if absent else ""
 
 
@@ -130,11 +132,11 @@ def _tools(triton: Any) -> Path:
 class CompileSession:
     """Collects the kernels that are compiled for one capability."""
 
-    def __init__(self, capability: int, tools: Path, folder: Path, pool: ThreadPoolExecutor) -> None:
-        self.capability, self.tools, self.folder, self.pool = capability, tools, folder, pool
+    def __init__(self, capability: int, tools: Path, folder: Path) -> None:
+        self.capability, self.tools, self.folder = capability, tools, folder
         self.case = ""
         self._kernels: dict[tuple[str, str], CompiledKernel] = {}
-        self._reading: list[Future[None]] = []
+        self._code: list[bytes] = []
         self._rows: dict[tuple[str, str], dict[str, set[float]]] = {}
 
     def __len__(self) -> int:
@@ -149,9 +151,12 @@ class CompileSession:
             kernel = CompiledKernel(name, self.capability, warps=compiled.metadata.num_warps)
             kernel.shared_bytes = compiled.metadata.shared
             self._kernels[key] = kernel
+            binary: bytes = compiled.asm["cubin"]
+            self._code.append(machine_code(binary))
             file = self.folder / f"{len(self._kernels)}.cubin"
-            file.write_bytes(compiled.asm["cubin"])
-            self._reading.append(self.pool.submit(read_binary, kernel, file, self.tools))
+            file.write_bytes(binary)
+            usage = _output(self.tools / "cuobjdump", "--dump-resource-usage", file)
+            kernel.registers = int(re.findall(r"\bREG:(\d+)", usage)[0])
         cases = self._kernels[key].cases
         if self.case not in cases:
             cases.append(self.case)
@@ -162,8 +167,14 @@ class CompileSession:
 
     def results(self) -> list[CompiledKernel]:
         """Compiled kernels, sorted by name and case."""
-        for reading in self._reading:
-            reading.result()
+        file = self.folder / "code"
+        file.write_bytes(b"".join(self._code))
+        # nvdisasm takes longer to start than to disassemble a kernel: it runs once for all kernels.
+        target = f"SM{self.capability}" + ("a" if self.capability >= 90 else "")
+        text = _output(self.tools / "nvdisasm", "--no-dataflow", "--binary", target, file)
+        counts = instructions(text, [len(code) for code in self._code])
+        for kernel, counted in zip(self._kernels.values(), counts, strict=True):
+            set_accesses(kernel, counted)
         for key, kernel in self._kernels.items():
             # An argument with a row per position has the same size per row for all lengths.
             kernel.bytes_per_row = sum(next(iter(sizes)) for sizes in self._rows[key].values() if len(sizes) == 1)
@@ -181,7 +192,7 @@ def number_of_rows(arguments: dict[str, Any]) -> int:
 def compiler(capability: int) -> Iterator[CompileSession]:
     """Make Triton launches compile for a capability and run nothing; allow the Triton backends on CPU tensors.
 
-    Compilation uses a temporary cache. Triton must not run in interpreter mode.
+    Compilation uses a temporary cache, unless TRITON_CACHE_DIR is set. Triton must not run in interpreter mode.
     """
     import triton
     from triton import knobs
@@ -206,9 +217,9 @@ def compiler(capability: int) -> Iterator[CompileSession]:
     resolve.cache_clear()
     driver.set_active(AbsentGpu())
     launch = JITFunction.run
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool, knobs.cache.scope():
-        knobs.cache.dir = folder
-        session = CompileSession(capability, _tools(triton), Path(folder), pool)
+    with tempfile.TemporaryDirectory() as folder, knobs.cache.scope():
+        knobs.cache.dir = os.environ.get("TRITON_CACHE_DIR") or folder
+        session = CompileSession(capability, _tools(triton), Path(folder))
 
         def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool = False, **options: Any) -> Any:
             compiled = launch(self, *arguments, grid=grid, warmup=True, **options)
@@ -262,13 +273,42 @@ def train_step(session: CompileSession, preset: str, dtype: str) -> list[int]:
     return counts
 
 
-def read_binary(kernel: CompiledKernel, file: Path, tools: Path) -> None:
-    """Set the attributes of a kernel that are read from its machine code."""
-    output = subprocess.run(
-        [tools / "cuobjdump", "--dump-resource-usage", "--dump-sass", file], capture_output=True, text=True, check=True
-    ).stdout
-    kernel.registers = int(re.findall(r"\bREG:(\d+)", output)[0])
-    for instruction, number in Counter(_INSTRUCTION.findall(output)).items():
+def _output(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def machine_code(binary: bytes) -> bytes:
+    """Instructions of the kernel in an ELF file: its section ``.text.NAME``."""
+    (table,) = struct.unpack_from("<Q", binary, 40)
+    size, count, names = struct.unpack_from("<3H", binary, 58)
+    sections = [struct.unpack_from("<2I4Q", binary, table + size * index) for index in range(count)]
+    names_start = sections[names][4]
+    found = [
+        binary[start : start + length]
+        for name, _, _, _, start, length in sections
+        if binary.startswith(b".text.", names_start + name)
+    ]
+    (code,) = found
+    return code
+
+
+def instructions(text: str, sizes: Sequence[int]) -> list[Counter[str]]:
+    """Count the instructions of each kernel in the disassembly of their concatenated machine code.
+
+    Args:
+        text: output of nvdisasm.
+        sizes: bytes of machine code of each kernel.
+    """
+    ends = list(accumulate(sizes))
+    counts: list[Counter[str]] = [Counter() for _ in sizes]
+    for address, instruction in _INSTRUCTION.findall(text):
+        counts[bisect_right(ends, int(address, 16))][instruction] += 1
+    return counts
+
+
+def set_accesses(kernel: CompiledKernel, counted: Counter[str]) -> None:
+    """Set the attributes of a kernel that count its instructions."""
+    for instruction, number in counted.items():
         operation = instruction.partition(".")[0]
         suffix = _WIDTH_SUFFIX.search(instruction)
         width = WIDTHS[suffix[1]] if suffix else 4

@@ -37,6 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing_tool()), reason=
 
 def compile_ahead(arguments: list[str], file: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(file.parent / "cache")  # the runs share variants
     command = [sys.executable, "-m", "benchmarks.compile_kernels", *arguments, "--json", str(file)]
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
@@ -89,6 +90,10 @@ def test_every_preset_compiles(kernels, preset):
 def test_float32_compiles(kernels):
     found = {module(kernel).removesuffix("_programs") for kernel in kernels if "tiny float32" in kernel.cases}
     assert {*OPERATIONS} <= found
+
+
+def test_machine_code_of_every_kernel_is_read(kernels):
+    assert not described(kernel for kernel in kernels if not (kernel.loads and kernel.stores and kernel.registers))
 
 
 def test_no_register_is_spilled(kernels):
