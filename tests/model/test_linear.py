@@ -5,6 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet.model import linear
+from ldarnet.model.chunking import learned
 from ldarnet.model.linear import AutocastLinear, Fp32Linear, Tf32Terms, _HalfLinear, _Tf32Linear
 from ldarnet.ops import tf32
 
@@ -163,3 +165,25 @@ def test_layers_with_outputs_in_tf32_do_not_affect_boundaries():
     assert not torch.equal(before.logits, after.logits)
     for a, b in zip(before.boundaries, after.boundaries, strict=True):
         assert a.mask.float().mean() * len(a.mask[0]) > 1 and torch.equal(a.probability, b.probability)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_router_in_three_products_places_the_same_boundaries(adapter, monkeypatch):
+    torch.manual_seed(0)
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
+    router = model.model.backbone.router
+    for layer in (router.q_proj, router.k_proj):
+        torch.nn.init.normal_(layer.weight)
+    ids = torch.randint(0, 5, (2, 200))
+    (before,) = model(ids).boundaries
+    if adapter:  # a layer of another class takes one input
+        plain = torch.nn.Linear(*router.k_proj.weight.shape, bias=False)
+        plain.load_state_dict(router.k_proj.state_dict())
+        router.k_proj = plain
+    for module in (linear, learned):
+        monkeypatch.setattr(module, "uses_tf32", lambda x: True)
+    with Precisions() as precisions:
+        (after,) = model(ids).boundaries
+    assert precisions.seen.count("tf32") == (3 if adapter else 6) + 1  # and the residual path
+    assert torch.equal(before.mask, after.mask)
+    torch.testing.assert_close(before.probability, after.probability, rtol=0, atol=1e-6)

@@ -56,10 +56,16 @@ class Router(ChunkingMethod):
         return self._skip(h_TD, packing, tokens.masked("mask_protection"))
 
     def _select(self, h_TD: Tensor, packing: Packing) -> Routing:
-        terms = Tf32Terms.of(h_TD) if uses_tf32(h_TD) and h_TD.dtype == torch.float32 else None
-        q_TD, k_TD = self.q_proj(h_TD, terms), self.k_proj(h_TD, terms)
-        p_T = boundary_probability(q_TD, k_TD, packing, self.options["similarity"], self.ops)
+        p_T = boundary_probability(*self._project(h_TD), packing, self.options["similarity"], self.ops)
         return select_boundaries(p_T, packing, self.options["selection"], self.target_ratio)
+
+    def _project(self, h_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute queries and keys."""
+        replaced = not (isinstance(self.q_proj, Fp32Linear) and isinstance(self.k_proj, Fp32Linear))  # by an adapter
+        if replaced or not uses_tf32(h_TD) or h_TD.dtype != torch.float32:
+            return self.q_proj(h_TD), self.k_proj(h_TD)
+        terms = Tf32Terms.of(h_TD)
+        return self.q_proj(h_TD, terms), self.k_proj(h_TD, terms)
 
     def _isolate(self, routing: Routing, masked_T: Tensor) -> Routing:
         """Set a boundary at each masked position and at the position to its right in the same sequence."""
