@@ -7,12 +7,12 @@ run it; the computed values are meaningless. ptxas, cuobjdump and nvdisasm come 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import struct
 import subprocess
-import sys
 import tempfile
 from bisect import bisect_right
 from collections import Counter
@@ -21,13 +21,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from benchmarks.record import provenance, result_file, write_result, write_text
+from benchmarks.record import (
+    ProgramParser,
+    add_result_options,
+    heading,
+    result_file,
+    run_program,
+    write_result,
+    write_text,
+)
 from ldarnet.errors import UserError
-from ldarnet.program import run
 
 LENGTHS = ((48,), (20, 0, 17, 3), (1,))
 """Sequence lengths of the packed rows; widths and dtypes alone must decide what is compiled."""
@@ -78,40 +83,37 @@ class CompiledKernel:
     bytes_per_row: float = 0.0
 
 
-def compile_kernels(
-    presets: Annotated[list[str] | None, typer.Option("--preset", help="Preset; all if not given.")] = None,
-    capabilities: Annotated[list[int] | None, typer.Option("--capability", help="80, 90 or 100; default: all.")] = None,
-    dtypes: Annotated[list[str] | None, typer.Option("--dtype", help="Dtype of matrix products.")] = None,
-    name: Annotated[str, typer.Option(help="The results file is YYYY-MM-DD-NAME.md.")] = "compiled-kernels",
-    note: Annotated[str, typer.Option(help="Text at the top of the results file.")] = "",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the results as JSON to this file instead of the results file.")
-    ] = None,
-) -> None:
-    """Compile every Triton kernel for NVIDIA GPUs; no GPU is needed.
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = ProgramParser("compile_kernels", __doc__)
+    add = parser.add_argument
+    add("--preset", action="append", help="preset, may be repeated (default: all)")
+    add("--capability", action="append", type=int, help="80, 90 or 100, may be repeated (default: all)")
+    add("--dtype", action="append", help="dtype of matrix products, may be repeated (default: bfloat16 and float32)")
+    add("--json", type=Path, help="write the results as JSON to this file instead of the results file")
+    add_result_options(parser, "compiled-kernels")
+    return parser.parse_args(arguments)
 
-    Writes the results file benchmarks/results/YYYY-MM-DD-NAME.md, or only the file of --json.
-    """
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compile the kernels and write the results file, or only the file of `--json`."""
+    options = parse(arguments)
+    file = options.json or result_file(options.name, options.out)
     if reason := missing_tool():
         raise UserError(f"benchmarks.compile_kernels: {reason}; run: pip install triton")
     from ldarnet.model.configuration import PRESETS
 
     kernels, counts = [], {}
-    for capability in capabilities or [80, 90, 100]:
+    for capability in options.capability or [80, 90, 100]:
         with compiler(capability) as session:
-            for preset in presets or list(PRESETS):
-                for dtype in dtypes or ["bfloat16", "float32"]:
+            for preset in options.preset or list(PRESETS):
+                for dtype in options.dtype or ["bfloat16", "float32"]:
                     counts[f"{capability} {preset} {dtype}"] = train_step(session, preset, dtype)
             kernels += session.results()
-    if json_file:
-        write_text(json_file, json.dumps({"kernels": [asdict(kernel) for kernel in kernels], "counts": counts}))
-        return
-    words = [f"--preset {preset}" for preset in presets or []]
-    words += [f"--capability {capability}" for capability in capabilities or []]
-    command = " ".join(
-        ["python -m benchmarks.compile_kernels", *words, *(f"--dtype {dtype}" for dtype in dtypes or [])]
-    )
-    write_result(result_file(name), page(kernels, note, command))
+    if options.json:
+        write_text(file, json.dumps({"kernels": [asdict(kernel) for kernel in kernels], "counts": counts}))
+    else:
+        write_result(file, kernel_page(kernels, options))
 
 
 def missing_tool() -> str:
@@ -324,7 +326,7 @@ def set_accesses(kernel: CompiledKernel, counted: Counter[str]) -> None:
             kernel.atomics += number
 
 
-def page(kernels: Sequence[CompiledKernel], note: str, command: str) -> str:
+def kernel_page(kernels: Sequence[CompiledKernel], options: argparse.Namespace) -> str:
     """Markdown page of the compiled kernels."""
     import triton
 
@@ -339,9 +341,7 @@ def page(kernels: Sequence[CompiledKernel], note: str, command: str) -> str:
         lines.append("| " + " | ".join(map(str, values)) + " |")
     header = "kernel | used by | sm | registers | local accesses | shared bytes | warps | loads | stores | barriers"
     text = [
-        "# Triton kernels, compiled without a GPU",
-        *([note] if note else []),
-        provenance(command) + f"\n- Triton: {triton.__version__}",
+        heading("Triton kernels, compiled without a GPU", options) + f"\n- Triton: {triton.__version__}",
         "Compiled, not run. Loads and stores are instructions on global memory in the machine code: number x bytes per "
         "thread. Local accesses are spilled registers. Bytes per row is the size of the arguments that have a row per "
         "position (per chunk in the inner stage and in dechunk), divided by the number of rows: what a kernel moves if "
@@ -353,4 +353,4 @@ def page(kernels: Sequence[CompiledKernel], note: str, command: str) -> str:
 
 if __name__ == "__main__":
     os.environ.pop("TRITON_INTERPRET", None)
-    sys.exit(run(compile_kernels, name="python -m benchmarks.compile_kernels"))
+    run_program(main)

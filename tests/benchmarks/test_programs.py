@@ -23,7 +23,6 @@ MODULES = {
 }
 """Module of each program."""
 PROGRAMS = sorted(MODULES)
-LATER = ("compile_kernels",)
 WITHOUT_FILE = ("context_model", "gpu_check", "scale", "soak")
 ARGUMENTS = {
     "boundary_biology": ["yeast", "run", "--data", "."],
@@ -59,7 +58,7 @@ def ended(main, capsys):
     return end.value.code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("program", sorted({*PROGRAMS} - {*LATER}))
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_help_is_the_first_paragraph_of_the_docstring(program, capsys):
     with pytest.raises(SystemExit) as end:
         main_of(program)(["--help"])
@@ -71,14 +70,14 @@ def test_help_is_the_first_paragraph_of_the_docstring(program, capsys):
     assert description.split() == docstring.partition("\n\n")[0].split()
 
 
-@pytest.mark.parametrize("program", sorted({*PROGRAMS} - {*LATER}))
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_wrong_command_lines_are_reported_on_one_line(program, capsys):
     status, errors = ended(partial(main_of(program), ["--seeds"]), capsys)
     assert status == 1
     assert re.fullmatch(rf"error: .*; see python -m benchmarks\.{program} --help\n", errors)
 
 
-@pytest.mark.parametrize("program", sorted({*PROGRAMS} - {*WITHOUT_FILE, *LATER}))
+@pytest.mark.parametrize("program", sorted({*PROGRAMS} - {*WITHOUT_FILE}))
 def test_existing_results_are_found_before_anything_is_measured(program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for prefix in ("", "finetuning-", "precision-", "pretrain-quality-"):
