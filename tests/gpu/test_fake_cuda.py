@@ -22,7 +22,7 @@ from ldarnet.ops.transfer import HOST_WAITS
 from ldarnet.tokenization.bpe import BPE
 
 PRESET = "ldarnet-110m"
-ROUTER = "ldarnet/model/chunking/learned.py _select"
+ROUTER = "ldarnet/model/chunking/learned.py _project"
 RESIDUAL = "ldarnet/model/network.py _residual"
 PRODUCTS_OF_ROUTER = 3  # in TF32, with the error of one in float32
 CHUNK_COUNT = {"ldarnet/ops/packing.py select": 1}
